@@ -1,0 +1,91 @@
+"""The values that travel along the one path: frozen, small, no model and no I/O.
+
+Times are seconds of the source's own clock (media seconds) unless the name says `wall`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+EventType = Literal["caption", "silence", "answer", "alert", "source", "drop", "gap", "error"]
+WhyStopped = Literal["end", "length", "silence", "fed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture of the source."""
+
+    time: float  # media seconds
+    pixels: np.ndarray  # [H, W, 3] uint8 RGB
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What the source showed in [start, end): the unit that a stream takes in at one step."""
+
+    start: float
+    end: float
+    frames: tuple[Frame, ...]
+    dropped: int = 0  # frames lost just before or inside this chunk because the reader was late
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What the model said about one chunk, with its own numbers."""
+
+    start: float
+    end: float
+    text: str  # without the silence mark; "" when silent
+    silent: bool
+    why_stopped: WhyStopped
+    tokens: int  # tokens generated, the stop token included
+    kv_tokens: int  # rows in the KV cache after this step
+    frames_used: int
+    frames_dropped: int
+    seconds: dict[str, float] = field(default_factory=dict)  # stage -> wall seconds: see, make_room, read, speak, answer
+    question: str | None = None
+    answer: str | None = None  # set when a question was asked with this chunk
+
+    @property
+    def latency(self) -> float:
+        """Wall seconds of the whole step."""
+        return sum(self.seconds.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a stream's record; the fields of a JSONL line, in this order."""
+
+    seq: int
+    stream_id: str
+    t_start: float
+    t_end: float
+    wall_time: float  # seconds since the epoch
+    type: EventType
+    text: str
+    model: str
+    latency_ms: float = 0.0
+    tokens: int = 0
+    kv_tokens: int = 0
+    frames_used: int = 0
+    frames_dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What is known about a source once it is open."""
+
+    name: str  # safe to print: credentials are removed
+    kind: Literal["file", "camera", "network", "screen", "arcade", "push"]
+    live: bool  # live sources drop their oldest frames when the reader is late; files never do
+    width: int
+    height: int
+    codec: str = ""
+    duration: float | None = None  # seconds; None when unknown or endless
