@@ -6,7 +6,8 @@ Times are seconds of the source's own clock (media seconds) unless the name says
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from enum import IntEnum
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -89,3 +90,28 @@ class SourceInfo:
     height: int
     codec: str = ""
     duration: float | None = None  # seconds; None when unknown or endless
+
+
+class Kind(IntEnum):
+    """What a token is for; the policies of the KV cache decide by it."""
+
+    SYSTEM = 0  # the system turn: always an anchor
+    PREVIOUS_OPEN = 1  # header of the previous-text block
+    PREVIOUS = 2  # its content: older commentary, moved here with its KV
+    PREVIOUS_CLOSE = 3
+    USER = 4  # header of a user turn
+    TIME = 5  # "Time=..s"
+    VISION = 6  # the marks around a vision block
+    PIXELS = 7  # one merged patch; the row's `cell` says which of its turn's embeddings
+    QUERY = 8  # words of the user
+    USER_CLOSE = 9
+    HEAD = 10  # header of the assistant turn
+    SAID = 11  # a token that the model said, silence mark included
+    CLOSE = 12  # end of an assistant turn: <|im_end|> and the newline behind it
+
+
+class Piece(NamedTuple):
+    """A run of tokens of one kind."""
+
+    kind: Kind
+    ids: tuple[int, ...]

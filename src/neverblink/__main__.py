@@ -1,0 +1,8 @@
+"""`python -m neverblink` is `neverblink`."""
+
+import sys
+
+from neverblink.cli import main
+
+if __name__ == "__main__":  # the decoder child may be spawned, and then imports this file
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""What `neverblink watch` can be told: every option and its default, written once.
+
+The command line, the environment (NEVERBLINK_FPS=2 ...) and the help text all read this class.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from neverblink.errors import ConfigError
+
+POSITIONS = ("contiguous", "native")
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    model: str = "bundled"
+    fps: float | None = None  # frames per media second; None: the model's own
+    policy: str = "streaming"
+    positions: str = "contiguous"
+    seconds: float | None = None  # media seconds to watch; None: until the source ends
+    realtime: bool | None = None  # None: yes for arcade games, no for files (live sources always are)
+    vtt: str | None = None
+    srt: str | None = None
+    jsonl: str | None = None
+    seed: int | None = None  # None: greedy or the model's own sampling, unseeded
+    start: float = 0.0  # media seconds
+    end: float | None = None  # media seconds
+    max_tokens_per_second: int = 20
+    temperature: float | None = None  # None: the model's own
+    query: str | None = None  # what to look for; None: the model's own prompt
+    ask: tuple[str, ...] = ()  # "SECONDS:QUESTION"
+    device: str | None = None
+    dtype: str | None = None
+    attn: str | None = None
+    revision: str | None = None
+    threads: int | None = None  # None: torch's own choice
+    sink_tokens: int | None = None  # None for these three: the policy's own
+    text_window: int | None = None  # tokens
+    vision_window: float | None = None  # media seconds
+
+    def questions(self) -> list[tuple[float, str]]:
+        """(media second, question), in order of time."""
+        parsed = []
+        for text in self.ask:
+            second, colon, question = text.partition(":")
+            try:
+                at = float(second)
+            except ValueError:
+                at = math.nan
+            if not colon or not question.strip() or not 0 <= at < math.inf:
+                raise ConfigError(f"--ask {text!r} is not SECONDS:QUESTION, such as '12.5:What is the score?'")
+            parsed.append((at, question.strip()))
+        return sorted(parsed)
+
+    def policy_options(self) -> dict[str, float]:
+        given = {
+            "sink_tokens": self.sink_tokens,
+            "text_window": self.text_window,
+            "vision_seconds": self.vision_window,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def check(self) -> None:
+        """Refuse what cannot be meant; raises ConfigError in one line."""
+        for name in ("fps", "seconds", "max_tokens_per_second", "threads", "vision_window"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{flag(name)} is {value}; it must be above 0")
+        for name in ("start", "end", "temperature", "seed", "sink_tokens", "text_window"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ConfigError(f"{flag(name)} is {value}; it must be 0 or more")
+        if self.end is not None and self.end <= self.start:
+            raise ConfigError(f"--start {self.start:g} is not before --end {self.end:g}; nothing is left to watch")
+        if self.positions not in POSITIONS:
+            raise ConfigError(f"no positions {self.positions!r}; known: {', '.join(POSITIONS)}")
+        files = [name for name in (self.vtt, self.srt, self.jsonl) if name is not None]
+        if len(set(files)) < len(files):
+            raise ConfigError(f"--vtt, --srt and --jsonl name the same file ({files[0]}); give each its own")
+        self.questions()
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

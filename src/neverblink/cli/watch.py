@@ -1,0 +1,191 @@
+"""`neverblink watch SOURCE`: captions of a video while it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neverblink.cli.options import POSITIONS, WatchOptions
+from neverblink.errors import SourceError
+
+if TYPE_CHECKING:
+    from neverblink.outputs.base import Output
+    from neverblink.types import EventType, SourceInfo
+
+# typer reads each default below as "not given"; the real ones are in WatchOptions, and the help text shows those.
+_D = WatchOptions
+
+
+def _option(help: str, default: object = None, metavar: str | None = None) -> Any:
+    shown = (
+        ""
+        if default is None
+        else f" [default: {default:g}]"
+        if isinstance(default, float)
+        else f" [default: {default}]"
+    )
+    return typer.Option(help=help + shown, show_default=False, metavar=metavar)
+
+
+def watch(
+    context: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A video file, camera:0 or /dev/video0, rtsp:// http:// https:// (HLS too), screen, or arcade:pong.",
+        ),
+    ],
+    model: Annotated[str | None, _option("Model: bundled, a folder, or a hub id.", _D.model, "MODEL")] = None,
+    fps: Annotated[float | None, _option("Frames looked at per second of video; else the model's own.")] = None,
+    policy: Annotated[str | None, _option("What stays in the KV cache.", _D.policy, "NAME")] = None,
+    positions: Annotated[
+        str | None, _option("Positions of what stays in the cache.", _D.positions, "|".join(POSITIONS))
+    ] = None,
+    seconds: Annotated[float | None, _option("Stop after so many seconds of video.")] = None,
+    realtime: Annotated[
+        bool | None,
+        typer.Option(
+            "--realtime/--no-realtime",
+            show_default=False,
+            help="Play a file at its own speed; the default for arcade games only.",
+        ),
+    ] = None,
+    vtt: Annotated[str | None, _option("Write WebVTT subtitles.", metavar="FILE")] = None,
+    srt: Annotated[str | None, _option("Write SubRip subtitles.", metavar="FILE")] = None,
+    jsonl: Annotated[str | None, _option("Write every event as a line of JSON.", metavar="FILE")] = None,
+    seed: Annotated[int | None, _option("Make sampling repeatable.")] = None,
+    start: Annotated[float | None, _option("Second of the video to start at.", _D.start)] = None,
+    end: Annotated[float | None, _option("Second of the video to end at.")] = None,
+    max_tokens_per_second: Annotated[
+        int | None, _option("How much may be said about one second.", _D.max_tokens_per_second)
+    ] = None,
+    temperature: Annotated[float | None, _option("Sampling temperature; 0 is greedy; else the model's own.")] = None,
+    query: Annotated[str | None, _option("What to talk about, for models that take instructions.")] = None,
+    ask: Annotated[
+        list[str] | None,
+        _option("A question at a second, such as '12.5:What is the score?'; may be repeated.", metavar="SECOND:TEXT"),
+    ] = None,
+    device: Annotated[str | None, _option("cpu, cuda, cuda:1 ...; else the best one found.")] = None,
+    dtype: Annotated[str | None, _option("float32, bfloat16 or float16; else what suits the device.")] = None,
+    attn: Annotated[str | None, _option("Attention implementation, such as sdpa or eager.")] = None,
+    revision: Annotated[str | None, _option("Revision of a hub model.")] = None,
+    threads: Annotated[int | None, _option("CPU threads of the model.")] = None,
+    sink_tokens: Annotated[int | None, _option("First text tokens that always stay.")] = None,
+    text_window: Annotated[int | None, _option("Latest text tokens that stay.")] = None,
+    vision_window: Annotated[float | None, _option("Seconds of video that stay.", metavar="SECONDS")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+) -> None:
+    """Say every second what happens in a video.
+
+    Captions go to standard output, everything else to standard error. Ctrl-C ends with whole files. Each option can
+    also be set in the environment: NEVERBLINK_FPS=2.
+    """
+    from neverblink.cli.settings import load
+
+    fields = WatchOptions.__dataclass_fields__
+    given = {name: value for name, value in context.params.items() if name in fields and value is not None}
+    try:
+        run(source, load(given), quiet=quiet)
+    except KeyboardInterrupt:
+        return  # the way to end an endless video
+    except BrokenPipeError:
+        # Whoever read our output went away (`| head`). Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
+    """Watch until the source ends. What can be refused at once is refused before the model is loaded."""
+    from neverblink.kv.policies import make_policy
+    from neverblink.outputs.base import Outputs, Recorder
+    from neverblink.outputs.console import Console
+
+    make_policy(options.policy, **options.policy_options())
+    realtime = name.startswith("arcade:") if options.realtime is None else options.realtime
+    info = _ask(name, options)
+    with ExitStack() as stack:
+        files = [stack.enter_context(output) for output in _files(options)]
+        model = _load_model(options)
+        if not quiet:
+            for line in _introduction(model, info.kind):
+                print(line, file=sys.stderr, flush=True)
+        recorder = Recorder(model.name)
+        everywhere = Outputs([stack.enter_context(Console(quiet=quiet)), *files], recorder)
+
+        def note(kind: EventType, text: str, at: float) -> None:
+            everywhere.write(recorder.note(kind, text, at))
+
+        captions = model.watch(
+            name,
+            fps=options.fps,
+            policy=options.policy,
+            positions=options.positions,
+            seconds=options.seconds,
+            realtime=realtime,
+            start=options.start,
+            end=options.end,
+            seed=options.seed,
+            max_tokens_per_second=options.max_tokens_per_second,
+            temperature=options.temperature,
+            query=options.query,
+            questions=options.questions(),
+            on_event=note,
+            policy_options=options.policy_options(),
+        )
+        stack.enter_context(closing(captions))  # closes the source, however this ends
+        at = options.start
+        note("source", f"{info.name} ({info.kind})", at)
+        try:
+            for caption in captions:
+                at = caption.end
+                for event in recorder.caption(caption):
+                    everywhere.write(event)
+        except SourceError as error:
+            Outputs(files, recorder).write(recorder.note("error", str(error), at))  # main tells the console
+            raise
+
+
+def _ask(name: str, options: WatchOptions) -> SourceInfo:
+    """Open the source and close it again: a wrong name ends here, in an instant and not after the model has loaded.
+
+    It is opened again when the model is there: a live source left open would lose frames while nobody can look.
+    """
+    from neverblink.sources import SourceOptions, open_source
+
+    fps = SourceOptions().fps if options.fps is None else options.fps
+    with open_source(name, SourceOptions(fps=fps, start=options.start, end=options.end)) as source:
+        info: SourceInfo = source.info
+        return info
+
+
+def _files(options: WatchOptions) -> list[Output]:
+    from neverblink.outputs import OUTPUTS
+
+    paths = {"vtt": options.vtt, "srt": options.srt, "jsonl": options.jsonl}
+    return [OUTPUTS[name](path) for name, path in paths.items() if path is not None]
+
+
+def _load_model(options: WatchOptions) -> Any:
+    if options.threads is not None:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    from neverblink import Model
+
+    return Model.from_pretrained(
+        options.model, device=options.device, dtype=options.dtype, attn=options.attn, revision=options.revision
+    )
+
+
+def _introduction(model: Any, kind: str) -> list[str]:
+    """What was chosen and why, and a warning when the model is out of its depth."""
+    chosen = " · ".join(f"{what} {value} ({why})" for what, value, why in model.describe())
+    lines = [f"{model.name}: {chosen}" if chosen else model.name]
+    if model.domain is not None and kind != "arcade":
+        lines.append(f"this bundled model only knows {model.domain}; name another with --model PATH_OR_HUB_ID")
+    return lines

@@ -1,0 +1,50 @@
+"""The tensors of the KV cache: allocated once, one pair a layer; a slot is a stream."""
+
+from __future__ import annotations
+
+import torch
+
+from neverblink.errors import BudgetError
+
+
+class Arena:
+    """Per-layer K and V [slots, kv_heads, max_rows, head_dim] and masters of anchor keys [.., anchor_rows, ..].
+
+    A master is a key as it was first written. Anchors are turned forward at every chunk; turning the same bfloat16
+    key in place is off by 21 % after 1,000 turns, turning a master is off by one rounding for ever.
+
+    Args:
+        max_rows: rows of a slot.
+        anchor_rows: rows of a slot that can have a master.
+
+    Raises:
+        BudgetError: the memory is not there; the message holds the arithmetic.
+    """
+
+    def __init__(
+        self,
+        *,
+        layers: int,
+        slots: int,
+        kv_heads: int,
+        max_rows: int,
+        anchor_rows: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ):
+        self.layers, self.slots, self.max_rows, self.anchor_rows = layers, slots, max_rows, min(anchor_rows, max_rows)
+        self.dtype, self.device = dtype, torch.device(device)
+        self.nbytes = layers * slots * kv_heads * (2 * max_rows + self.anchor_rows) * head_dim * dtype.itemsize
+        full, front = (slots, kv_heads, max_rows, head_dim), (slots, kv_heads, self.anchor_rows, head_dim)
+        try:
+            # Zeroed, so that the memory is really there before the first frame and not in hour two.
+            self.k = [torch.zeros(full, dtype=dtype, device=device) for _ in range(layers)]
+            self.v = [torch.zeros(full, dtype=dtype, device=device) for _ in range(layers)]
+            self.masters = [torch.zeros(front, dtype=dtype, device=device) for _ in range(layers)]
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            raise BudgetError(
+                f"the KV cache needs {self.nbytes / 2**20:.0f} MiB ({layers} layers x {slots} streams x {kv_heads} heads "
+                f"x {max_rows} rows x {head_dim} x {dtype}) and {device} has not so much free; lower --vision-window, "
+                f"--text-window or the frame size"
+            ) from error

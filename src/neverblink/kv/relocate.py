@@ -1,0 +1,144 @@
+"""Carries out a policy's plan: drops rows, moves rows, and turns the keys whose place has changed.
+
+Contiguous positions (StreamingVLM, section 3.1): after eviction the kept rows stand one behind the other again. RoPE
+is relative, so the window is left untouched and the few anchors before it are turned FORWARD, each from its
+first-written master. When positions pass `rebase_at` everything is turned back to zero once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from neverblink.kv.arena import Arena
+from neverblink.kv.policies import Plan
+from neverblink.kv.table import Table, layout
+from neverblink.models.base import Adapter
+from neverblink.types import Kind
+
+Positions = Literal["contiguous", "native"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a relocation did, in rows."""
+
+    dropped: int
+    turned: int
+    rebased: bool
+
+
+def relocate(
+    table: Table, arena: Arena, slot: int, plan: Plan, adapter: Adapter, positions: Positions, rebase_at: float = 8192.0
+) -> Moved:
+    """Apply a plan to a table and its slot of the arena.
+
+    Args:
+        rebase_at: positions are turned back to zero when the next token would stand beyond this.
+    """
+    keep, n = plan.keep, table.n
+    cached = keep[keep < n]
+    assert np.array_equal(keep[: len(cached)], cached), "a plan keeps pending rows behind cached ones"
+    dropped = table.m - len(keep)
+    if not plan.reuse:
+        _rewrite(table, plan)
+        return Moved(dropped, 0, False)
+    unchanged = len(keep) == table.m and bool((keep == np.arange(table.m)).all())
+    if unchanged and (positions == "native" or table.next_pos <= rebase_at):
+        return Moved(0, 0, False)
+    was_anchor = table.anchors
+    table.gather(keep)
+    table.kinds[: len(keep)][plan.moved] = Kind.PREVIOUS
+    table.n = kept = len(cached)
+    first = int(np.argmax(cached != np.arange(kept))) if (cached != np.arange(kept)).any() else kept
+    if positions == "native" or not kept:
+        table.anchors = 0
+        if not kept:
+            table.next_pos = 0.0 if positions == "contiguous" else table.next_pos
+        _move(arena, slot, cached, first)
+        return Moved(dropped, 0, False)
+
+    places = layout(table.adv[:kept], table.loc[:kept])
+    shift = table.pos[:kept, 0] - places[:, 0]
+    stay = shift[-1]  # the newest rows are the window: the most rows, and they stand right already
+    wrong = np.flatnonzero(np.abs(shift - stay) > 1e-9)
+    anchors = max(int(wrong[-1]) + 1 if len(wrong) else 0, min(was_anchor, int((cached < was_anchor).sum())))
+    end = stay + float(table.adv[:kept].sum())
+    rebased = end > rebase_at and stay > 0
+    base = 0.0 if rebased else stay
+    assert anchors <= arena.anchor_rows, f"{anchors} anchors > {arena.anchor_rows} masters: the policy promised fewer"
+
+    # A row that was an anchor brings its master along; a new one is written down as it stands.
+    old = cached[:anchors] < was_anchor
+    table.pos0[:anchors][~old] = table.pos[:anchors][~old, 0]
+    delta = base + places[:anchors, 0] - table.pos0[:anchors]
+    tail = base - stay
+    table.pos[:kept] = places + base
+    table.anchors, table.next_pos = anchors, base + float(table.adv[:kept].sum())
+    _turn(arena, slot, adapter, cached, first, anchors, old, delta, tail)
+    return Moved(dropped, kept if rebased else anchors, rebased)
+
+
+def _rewrite(table: Table, plan: Plan) -> None:
+    """Every kept row becomes pending, from position 0."""
+    table.gather(plan.keep)
+    table.kinds[: table.m][plan.moved] = Kind.PREVIOUS
+    table.serials[: table.m] = -1
+    table.n, table.anchors, table.next_pos = 0, 0, 0.0
+
+
+def _move(arena: Arena, slot: int, cached: np.ndarray, first: int) -> None:
+    """Gather keys and values of rows [first, kept)."""
+    kept = len(cached)
+    if first == kept:
+        return
+    index = torch.from_numpy(cached[first:]).to(arena.device)
+    for layer in range(arena.layers):
+        for tensor in (arena.k[layer], arena.v[layer]):
+            tensor[slot, :, first:kept] = tensor[slot].index_select(1, index)
+
+
+def _turn(
+    arena: Arena,
+    slot: int,
+    adapter: Adapter,
+    cached: np.ndarray,
+    first: int,
+    anchors: int,
+    old: np.ndarray,
+    delta: np.ndarray,
+    tail: float,
+) -> None:
+    """Gather rows, write masters of new anchors, turn anchors by `delta` each and the rest by `tail`."""
+    device, kept = arena.device, len(cached)
+    index = torch.from_numpy(cached[first:]).to(device)
+    # Anchors before `fresh` are the same rows as before, and so are their masters.
+    fresh = min(first, int(np.argmin(old)) if not old.all() else anchors)
+    source = torch.from_numpy(cached[fresh:anchors]).to(device)
+    from_master = torch.from_numpy(old[fresh:]).to(device)
+    cos, sin = adapter.rotation(torch.from_numpy(delta).float()) if anchors else (None, None)
+    tail_cos, tail_sin = adapter.rotation(torch.tensor([tail])) if tail else (None, None)
+    for layer in range(arena.layers):
+        k, v, masters = arena.k[layer][slot], arena.v[layer][slot], arena.masters[layer][slot]
+        if fresh < anchors:
+            written = k.index_select(1, source)  # [heads, fresh.., dim]
+            known = masters.index_select(1, source.clamp(max=arena.anchor_rows - 1))
+            masters[:, fresh:anchors] = torch.where(from_master[None, :, None], known, written)
+        if first < kept:
+            v[:, first:kept] = v.index_select(1, index)
+            k[:, first:kept] = k.index_select(1, index)
+        if anchors:
+            k[:, :anchors] = turn(masters[:, :anchors], cos, sin)
+        if tail:
+            k[:, anchors:kept] = turn(k[:, anchors:kept], tail_cos, tail_sin)
+
+
+def turn(k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate keys [.., n, dim] by angles [n, dim]; computed in float32 or wider, returned in k's dtype, a new tensor."""
+    wide = k if k.dtype == torch.float64 else k.float()
+    half = wide.shape[-1] // 2
+    swapped = torch.cat((-wide[..., half:], wide[..., :half]), dim=-1)
+    return (wide * cos.to(wide.dtype) + swapped * sin.to(wide.dtype)).to(k.dtype)

@@ -1,0 +1,62 @@
+"""What the decode child may open: allow-lists, per kind of source. Everything else is refused before any decode.
+
+FFmpeg renders the text of a .txt file as video (demuxer `tty`), follows lists of other files (`concat`, local `hls`)
+and runs filter graphs (`lavfi`); a video model would read a secret file aloud. So: lists of what is allowed, never of
+what is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_DECODED_PIXELS = 4096 * 2304  # 4k of every shape; 8k is refused
+MAX_CODED_PIXELS = str(int(MAX_DECODED_PIXELS * 1.05))  # as FFmpeg counts: sizes are rounded up to whole blocks
+MAX_DATA_BYTES = 1 << 30  # of private memory for the child: a 4k 10-bit stream with 16 reference frames fits
+
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2",
+    "matroska,webm",
+    "avi",
+    "mpegts",
+    "mpeg",
+    "flv",
+    "ogg",
+    "ivf",
+    "asf",
+    "mxf",
+    "h264",
+    "hevc",
+    "mpegvideo",
+    "m4v",
+    "mjpeg",
+)
+VIDEO_CODECS = frozenset(
+    {"h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "libvpx", "libvpx-vp9", "theora", "prores", "dnxhd", "mjpeg"}
+    | {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2", "wmv3", "vc1"}
+    | {"h263", "flv", "ffv1", "huffyuv", "rawvideo"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The allow-lists of one kind of source."""
+
+    protocols: tuple[str, ...]
+    formats: tuple[str, ...]
+    format: str | None = None  # this demuxer and no guessing
+    options: tuple[tuple[str, str], ...] = ()
+
+
+RULES = {
+    "file": Rules(("file",), CONTAINERS),
+    "http": Rules(("http", "https", "tcp", "tls", "crypto", "httpproxy"), (*CONTAINERS, "hls", "mpjpeg", "aac")),
+    # TCP only: UDP would need an open port here, and loses packets on the way.
+    "rtsp": Rules(
+        ("rtsp", "rtp", "tcp", "tls"),
+        ("rtsp",),
+        "rtsp",
+        (("rtsp_transport", "tcp"), ("allowed_media_types", "video")),
+    ),
+    "v4l2": Rules(("file",), ("video4linux2,v4l2",), "v4l2"),
+    "avfoundation": Rules(("file",), ("avfoundation",), "avfoundation", (("framerate", "30"),)),
+}

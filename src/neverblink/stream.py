@@ -1,0 +1,258 @@
+"""THE MAIN PATH: one stream of video through one model, one chunk at a time.
+
+    frames -> see -> make room -> read -> speak -> caption
+
+Only `_feed` appends to the KV cache, only `_make_room` drops or moves what is in it. The CLI, the benchmarks and (for
+the format) training walk this same path.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from neverblink.decoding.speak import Sampler, SpeakOptions
+from neverblink.errors import BudgetError, ConfigError
+from neverblink.kv.arena import Arena
+from neverblink.kv.cache import StreamCache
+from neverblink.kv.policies import Coming, Shape, make_policy
+from neverblink.kv.relocate import Positions, relocate
+from neverblink.kv.table import Rows, Table, layout
+from neverblink.models.base import Adapter, VisionBlock
+from neverblink.script import Script
+from neverblink.types import Caption, Chunk, Kind, Piece, WhyStopped
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """How a stream remembers and speaks."""
+
+    fps: float = 2.0  # frames a second that chunks hold
+    chunk_seconds: float = 1.0
+    policy: str = "streaming"
+    policy_options: dict[str, Any] = field(default_factory=dict)
+    positions: Positions = "contiguous"
+    speak: SpeakOptions = SpeakOptions()
+    question_tokens: int = 192  # longest question; its room is kept free
+    rebase_at: float = 8192.0  # positions are turned back to zero beyond this
+    penalise_vision: bool = False  # the reference lets its repetition penalty see vision pads too
+
+    def __post_init__(self) -> None:
+        if self.positions not in ("contiguous", "native"):
+            raise ConfigError(f"no positions {self.positions!r}; known: contiguous, native")
+        if not self.fps > 0 or not self.chunk_seconds > 0:
+            raise ConfigError(f"fps {self.fps} and chunk_seconds {self.chunk_seconds} must be above 0")
+
+
+class Stream:
+    """A video that one model watches.
+
+    Args:
+        adapter: the model. script: how turns are written. options: how to remember and speak.
+        processor: an extra stock LogitsProcessor, applied last.
+
+    Raises:
+        BudgetError: the KV cache does not fit in memory. It is allocated here, before the first frame.
+    """
+
+    def __init__(
+        self, adapter: Adapter, script: Script, options: StreamOptions = StreamOptions(), processor: Any | None = None
+    ):
+        self.adapter, self.script, self.options = adapter, script, options
+        self.policy = make_policy(options.policy, **options.policy_options)
+        frames, most = round(options.fps * options.chunk_seconds) or 1, self._most_tokens(options.chunk_seconds)
+        opening = script.opening()
+        turn = script.turn(1e7, 1e7, adapter.max_vision_tokens(frames), first=True)
+        self.reserve = options.question_tokens + options.speak.answer_tokens + 16  # 16: marks around the question
+        self.shape = Shape(
+            opening=sum(len(p.ids) for p in opening if p.kind != Kind.PREVIOUS),
+            previous=sum(len(p.ids) for p in opening if p.kind == Kind.PREVIOUS),
+            turn=sum(len(p.ids) for p in turn) + most + 2,  # 2: <|im_end|> and the newline
+            chunk_seconds=options.chunk_seconds,
+            frames=frames,
+            reserve=self.reserve,
+        )
+        self.budget: int = self.policy.rows_needed(self.shape)
+        self.arena = Arena(
+            layers=adapter.layers,
+            slots=1,
+            kv_heads=adapter.kv_heads,
+            max_rows=self.budget,
+            anchor_rows=self.policy.anchors_needed(self.shape),
+            head_dim=adapter.head_dim,
+            dtype=adapter.dtype,
+            device=adapter.device,
+        )
+        self.table = Table(self.budget)
+        self.cache = StreamCache(self.arena, self.table)
+        self.sampler = Sampler(options.speak, processor)
+        self.turn, self.end = 0, 0.0
+        self.embeds: dict[int, torch.Tensor] = {}  # vision embeddings of turns that may be fed (again)
+        self.table.append(opening, turn=-1, time=0.0)
+
+    @torch.inference_mode()
+    def step(self, chunk: Chunk, question: str | None = None, *, remember: bool = False) -> Caption:
+        """Watch one chunk and say what happens in it.
+
+        Args:
+            question: answered after the commentary, from what the stream holds; leaves no trace in the stream...
+            remember: ...unless this is set.
+
+        Raises:
+            BudgetError: the chunk does not fit, whatever is dropped. The stream goes on as if it had not come.
+        """
+        if not chunk.frames:
+            raise ConfigError(f"chunk {chunk.start}-{chunk.end} s holds no frame; skip it")
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "see"):
+            vision = self.adapter.encode([f.pixels for f in chunk.frames], self.options.fps)
+        pieces = self.script.turn(chunk.start, chunk.end, vision.tokens, first=self.turn == 0)
+        with _timed(seconds, "make_room"):
+            self._make_room(chunk, pieces)
+        mark = self.table.mark()
+        try:
+            with _timed(seconds, "read"):
+                logits = self._read(pieces, vision, chunk.end)
+            with _timed(seconds, "speak"):
+                said, why = self._speak(logits, self._most_tokens(chunk.seconds), chunk.end)
+        except Exception:
+            self.table.rewind(mark)
+            raise
+        self.turn, self.end = self.turn + 1, chunk.end
+        answer = None
+        if question is not None:
+            with _timed(seconds, "answer"):
+                answer = self.ask(question, remember=remember)
+        text = self.script.text_of(said)
+        return Caption(
+            start=chunk.start,
+            end=chunk.end,
+            text=text,
+            silent=not text,
+            why_stopped="silence" if not text and why == "end" else why,
+            tokens=len(said),
+            kv_tokens=self.table.n,
+            frames_used=len(chunk.frames),
+            frames_dropped=chunk.dropped,
+            seconds=seconds,
+            question=question,
+            answer=answer,
+        )
+
+    @torch.inference_mode()
+    def ask(self, question: str, *, remember: bool = False) -> str:
+        """Answer from what the stream holds now. Costs no copy: the rows are appended, read, and cut off again."""
+        if not self.turn:
+            raise ConfigError("nothing was watched yet; ask after the first chunk")
+        pieces = self.script.question(question)
+        size = sum(len(p.ids) for p in pieces)
+        if size > self.options.question_tokens:
+            raise BudgetError(
+                f"the question has {size} tokens > {self.options.question_tokens}; shorten it, or raise question_tokens"
+            )
+        mark, random = self.table.mark(), self.sampler.generator.get_state()
+        try:
+            logits = self._read(pieces, None, self.end, turn=self.turn - 1)
+            said, _ = self._speak(logits, self.options.speak.answer_tokens, self.end, turn=self.turn - 1)
+        except Exception:
+            self.table.rewind(mark)
+            raise
+        if not remember:
+            self.table.rewind(mark)
+            self.sampler.generator.set_state(random)
+        return self.script.text_of(said)
+
+    def rows(self) -> Rows:
+        """What the stream holds, row by row, pending rows last; row i < n stands at cache row i."""
+        return self.table.rows()
+
+    def places(self) -> np.ndarray:
+        """Positions [rows, 3] that the model is told, from the first held row at 0 under contiguous positions."""
+        rows = self.rows()
+        if self.options.positions == "contiguous":
+            return layout(rows.adv, rows.loc)
+        return np.concatenate([rows.pos[: rows.n], layout(rows.adv[rows.n :], rows.loc[rows.n :], self.table.next_pos)])
+
+    def _most_tokens(self, seconds: float) -> int:
+        return max(1, round(self.options.speak.max_tokens_per_second * seconds))
+
+    def _make_room(self, chunk: Chunk, pieces: list[Piece]) -> None:
+        coming = Coming(
+            turn=self.turn,
+            start=chunk.start,
+            end=chunk.end,
+            frames=len(chunk.frames),
+            tokens=sum(len(p.ids) for p in pieces) + 1,  # 1: the newline that closes the turn before
+            reserve=self._most_tokens(chunk.seconds) + 1 + self.reserve,
+            room=self.budget,
+            silence_ids=self.script.silence_ids,
+        )
+        plan = self.policy(self.rows(), coming)
+        # Room for the answer too: a stream must never run out in the middle of a sentence.
+        if len(plan.keep) + coming.tokens + coming.reserve > self.budget:
+            raise BudgetError(
+                f"kept {len(plan.keep)} + coming {coming.tokens} + to say {coming.reserve} tokens > budget {self.budget} "
+                f"under policy {self.options.policy!r}; use policy streaming, smaller frames or a larger kv_budget"
+            )
+        relocate(
+            self.table, self.arena, 0, plan, self.adapter, self.options.positions, rebase_at=self.options.rebase_at
+        )
+        held = set() if plan.reuse else set(self.table.turns[: self.table.m].tolist())
+        self.embeds = {turn: e for turn, e in self.embeds.items() if turn in held}
+
+    def _read(self, pieces: list[Piece], vision: VisionBlock | None, end: float, turn: int | None = None) -> torch.Tensor:
+        """Append a turn and feed it; returns the logits [vocabulary] of its last token."""
+        turn = self.turn if turn is None else turn
+        if self.turn and self.table.ids[self.table.m - 1] != self.script.newline_id:
+            self.table.append([self.script.close()], turn=self.turn - 1, time=self.end)
+        if vision is not None:
+            self.embeds[turn] = vision.embeds
+        self.table.append(pieces, turn=turn, time=end, vision=vision)
+        return self._feed()
+
+    def _speak(
+        self, logits: torch.Tensor, most: int, end: float, turn: int | None = None
+    ) -> tuple[list[int], WhyStopped]:
+        """Say up to `most` tokens; the last one stays pending and is fed with the next turn."""
+        turn, said = self.turn if turn is None else turn, []
+        while True:
+            token = self.sampler.pick(logits, self._context)
+            said.append(token)
+            kind = Kind.CLOSE if token == self.script.end_id else Kind.SAID
+            self.table.append([Piece(kind, (token,))], turn=turn, time=end)
+            if token in self.adapter.stop_ids or len(said) == most:
+                break
+            logits = self._feed()
+        if token != self.script.end_id:
+            self.table.append([Piece(Kind.CLOSE, (self.script.end_id,))], turn=turn, time=end)
+        return said, "end" if token in self.adapter.stop_ids else "length"
+
+    def _feed(self) -> torch.Tensor:
+        """Feed every pending row; the logits [vocabulary] of the last one."""
+        table, a, b = self.table, self.table.n, self.table.m
+        positions = torch.from_numpy(table.place_pending(b).T.astype(np.float32))
+        embeds = self.adapter.embed(torch.from_numpy(table.ids[a:b].copy()))
+        for turn in np.unique(table.turns[a:b][table.cells[a:b] >= 0]):
+            at = np.flatnonzero((table.turns[a:b] == turn) & (table.cells[a:b] >= 0))
+            embeds[torch.from_numpy(at)] = self.embeds[int(turn)][torch.from_numpy(table.cells[a:b][at].astype(np.int64))]
+        hidden = self.adapter.forward(embeds, positions, self.cache)
+        table.commit(b)
+        return self.adapter.logits(hidden[-1:])[0]
+
+    def _context(self) -> torch.Tensor:
+        """Held ids that a repetition penalty looks at."""
+        rows = self.rows()
+        return torch.from_numpy(rows.ids.copy() if self.options.penalise_vision else rows.ids[rows.cells < 0])
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - began

@@ -1,0 +1,109 @@
+"""Training streams with exact truth: a game played for ever, its pictures second by second, and what to say of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from neverblink.arcade.commentary import describe_state, second_of, write_second
+from neverblink.arcade.emulator import FRAMES_PER_SECOND, HEIGHT, WIDTH
+from neverblink.arcade.events import GameEvent, Score
+from neverblink.arcade.pong import PongGame, PongState, Style
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """One second of a game: its pictures and both things to say of it."""
+
+    start: float  # media seconds
+    frames: np.ndarray  # [n, 210, 160, 3] uint8 RGB, taken at start + k / fps
+    events: tuple[GameEvent, ...]  # those that its pictures show: up to 0.2 s before `start` is possible
+    text: str  # the commentary: "" is silence, else starts with a space
+    state: PongState  # at the last picture
+
+    @property
+    def state_text(self) -> str:
+        """The dense line, never silent: where the ball and the paddles are, and the score."""
+        return describe_state(self.state)
+
+
+def pong_stream(
+    seed: int,
+    seconds: int | None = None,
+    fps: float = 8,
+    *,
+    start_score: Score | Literal["random"] | None = "random",
+    style: Style | None = None,
+) -> Iterator[Second]:
+    """Pong second by second; only the pictures that are taken are drawn.
+
+    Args:
+        seed: the whole stream, words included, follows from it.
+        seconds: how many to give; None is without end.
+        fps: pictures a second, at most 60.
+        start_score: as for `PongGame`; by default in the middle of some game.
+        style: how the right player plays every game; None draws a style for each.
+    """
+    game = PongGame(seed, start_score=start_score, style=style)
+    state, events, taken, second = game.state, game.take_events(), 0, 0
+    while seconds is None or second < seconds:
+        in_second = int((second + 1) * fps - 1e-9) + 1 - taken  # pictures taken before second + 1
+        frames = np.empty((in_second, HEIGHT, WIDTH, 3), np.uint8)
+        for n in range(in_second):
+            wanted = int((taken + n) * FRAMES_PER_SECOND / fps + 1e-9)
+            while state.frame < wanted:
+                state = next(game)
+            frames[n] = game.pixels
+        taken += in_second
+        shown = state
+        while state.frame < (second + 1) * FRAMES_PER_SECOND - 1:
+            state = next(game)
+        events += game.take_events()
+        now = tuple(event for event in events if second_of(event) <= second)
+        events = [event for event in events if second_of(event) > second]
+        yield Second(float(second), frames, now, write_second(second, now, seed), shown)
+        second += 1
+
+
+def write_mp4(
+    seed: int,
+    seconds: int,
+    path: str | Path,
+    truth_path: str | Path,
+    fps: int = 8,
+    *,
+    start_score: Score | Literal["random"] | None = "random",
+    crf: int = 12,
+) -> None:
+    """A stream as an H.264 file and its truth as JSON lines, one a second: start, end, text, events.
+
+    yuv444p keeps the colour of a ball two pixels wide.
+    """
+    import av
+
+    with av.open(str(path), "w") as container, open(truth_path, "w", encoding="utf-8") as truth:
+        video = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast"})
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv444p"
+        for second in pong_stream(seed, seconds, fps, start_score=start_score):
+            for pixels in second.frames:
+                container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            truth.write(json.dumps(second_record(second)) + "\n")
+        container.mux(video.encode())
+
+
+def second_record(second: Second) -> dict[str, object]:
+    """The JSON form of one second's truth; `neverblink.bench.quality` reads it back."""
+    return {
+        "start": second.start,
+        "end": second.start + 1,
+        "text": second.text,
+        "events": [
+            {"time": round(event.time, 4), "kind": event.kind, "side": event.side, "score": event.score}
+            for event in second.events
+        ],
+    }

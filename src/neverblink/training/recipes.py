@@ -1,0 +1,105 @@
+"""Models from scratch: sizes of the real classes that neverblink trains itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class SmallVLM:
+    """A small `Qwen2_5_VLForConditionalGeneration`.
+
+    A Pong ball is 2x4 pixels: the picture stays at native width. Where a ball stands within a patch is a linear function
+    of its pixels, so large patches lose nothing and keep both the tower and the context short.
+    """
+
+    hidden: int = 256
+    layers: int = 6
+    heads: int = 4
+    kv_heads: int = 2
+    mlp: int = 768
+    vision_hidden: int = 320
+    vision_layers: int = 3
+    vision_heads: int = 5
+    vision_mlp: int = 640
+    patch: int = 40
+    merge: int = 1
+    tokens_per_second: int = 4  # at 8 fps a temporal patch lasts 1/4 s, so time axis steps are whole numbers
+    width: int = 160
+    height: int = 200
+    fps: float = 8.0
+
+
+def build(size: SmallVLM, tokenizer: Any) -> Any:
+    """The stock class with random weights, float32."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    ids = tokenizer.convert_tokens_to_ids
+    head_dim = size.hidden // size.heads
+    sections = [head_dim // 8, head_dim * 3 // 16, head_dim * 3 // 16]
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": size.hidden,
+            "intermediate_size": size.mlp,
+            "num_hidden_layers": size.layers,
+            "num_attention_heads": size.heads,
+            "num_key_value_heads": size.kv_heads,
+            "max_position_embeddings": 32_768,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": sections},
+            "tie_word_embeddings": True,
+            "bos_token_id": None,
+            "eos_token_id": ids("<|im_end|>"),
+            "pad_token_id": ids("<|endoftext|>"),
+        },
+        vision_config={
+            "depth": size.vision_layers,
+            "hidden_size": size.vision_hidden,
+            "intermediate_size": size.vision_mlp,
+            "num_heads": size.vision_heads,
+            "patch_size": size.patch,
+            "spatial_patch_size": size.patch,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": size.merge,
+            "window_size": size.patch * size.merge * 4,
+            "fullatt_block_indexes": list(range(size.vision_layers)),
+            "tokens_per_second": size.tokens_per_second,
+            "out_hidden_size": size.hidden,
+        },
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        vision_token_id=ids("<|vision_pad|>"),
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        tie_word_embeddings=True,
+    )
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = ids("<|im_end|>")
+    model.generation_config.pad_token_id = ids("<|endoftext|>")
+    return model
+
+
+def save(model: Any, tokenizer: Any, folder: Path, size: SmallVLM, card: dict[str, Any]) -> None:
+    """Write a checkpoint that `Model.from_pretrained` reads, with neverblink's own defaults beside it.
+
+    Args:
+        card: what `neverblink.json` is to say: domain, fps, script and policy options, and how it was trained.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    pixels = {
+        "min_pixels": size.width * size.height,
+        "max_pixels": size.width * size.height,
+        "stream_max_pixels": size.width * size.height,
+        "patch_size": size.patch,
+        "temporal_patch_size": 2,
+        "merge_size": size.merge,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(pixels, indent=1))
+    (folder / "neverblink.json").write_text(json.dumps({"size": asdict(size), **card}, indent=1))
