@@ -1,4 +1,4 @@
-"""Build the wheel, install it where the source tree cannot be seen, and run the first commands of a newcomer from it."""
+"""Build the wheel, install it out of sight of the source tree, and run a newcomer's first commands from it."""
 
 import os
 import subprocess

@@ -8,46 +8,25 @@ the format) training walk this same path.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from neverblink.decoding.speak import Sampler, SpeakOptions
+from neverblink.decoding.speak import Sampler
+from neverblink.decoding.timing import timed
 from neverblink.errors import BudgetError, ConfigError
+from neverblink.kv import snapshot
 from neverblink.kv.arena import Arena
 from neverblink.kv.cache import StreamCache
-from neverblink.kv.policies import Coming, Shape, make_policy
-from neverblink.kv.relocate import Positions, relocate
+from neverblink.kv.policies import Coming, check_room, make_policy
+from neverblink.kv.relocate import relocate
 from neverblink.kv.table import Rows, Table, layout
 from neverblink.models.base import Adapter, VisionBlock
+from neverblink.options import StreamOptions
 from neverblink.script import Script
 from neverblink.types import Caption, Chunk, Kind, Piece, WhyStopped
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOptions:
-    """How a stream remembers and speaks."""
-
-    fps: float = 2.0  # frames a second that chunks hold
-    chunk_seconds: float = 1.0
-    policy: str = "streaming"
-    policy_options: dict[str, Any] = field(default_factory=dict)
-    positions: Positions = "contiguous"
-    speak: SpeakOptions = SpeakOptions()
-    question_tokens: int = 192  # longest question; its room is kept free
-    rebase_at: float = 8192.0  # positions are turned back to zero beyond this
-    penalise_vision: bool = False  # the reference lets its repetition penalty see vision pads too
-
-    def __post_init__(self) -> None:
-        if self.positions not in ("contiguous", "native"):
-            raise ConfigError(f"no positions {self.positions!r}; known: contiguous, native")
-        if not self.fps > 0 or not self.chunk_seconds > 0:
-            raise ConfigError(f"fps {self.fps} and chunk_seconds {self.chunk_seconds} must be above 0")
 
 
 class Stream:
@@ -66,35 +45,15 @@ class Stream:
     ):
         self.adapter, self.script, self.options = adapter, script, options
         self.policy = make_policy(options.policy, **options.policy_options)
-        frames, most = round(options.fps * options.chunk_seconds) or 1, self._most_tokens(options.chunk_seconds)
-        opening = script.opening()
-        turn = script.turn(1e7, 1e7, adapter.max_vision_tokens(frames), first=True)
-        self.reserve = options.question_tokens + options.speak.answer_tokens + 16  # 16: marks around the question
-        self.shape = Shape(
-            opening=sum(len(p.ids) for p in opening if p.kind != Kind.PREVIOUS),
-            previous=sum(len(p.ids) for p in opening if p.kind == Kind.PREVIOUS),
-            turn=sum(len(p.ids) for p in turn) + most + 2,  # 2: <|im_end|> and the newline
-            chunk_seconds=options.chunk_seconds,
-            frames=frames,
-            reserve=self.reserve,
-        )
+        self.shape = options.shape(adapter, script)
         self.budget: int = self.policy.rows_needed(self.shape)
-        self.arena = Arena(
-            layers=adapter.layers,
-            slots=1,
-            kv_heads=adapter.kv_heads,
-            max_rows=self.budget,
-            anchor_rows=self.policy.anchors_needed(self.shape),
-            head_dim=adapter.head_dim,
-            dtype=adapter.dtype,
-            device=adapter.device,
-        )
+        self.arena = Arena.of(adapter, self.budget, self.policy.anchors_needed(self.shape))
         self.table = Table(self.budget)
         self.cache = StreamCache(self.arena, self.table)
         self.sampler = Sampler(options.speak, processor)
         self.turn, self.end = 0, 0.0
         self.embeds: dict[int, torch.Tensor] = {}  # vision embeddings of turns that may be fed (again)
-        self.table.append(opening, turn=-1, time=0.0)
+        self.table.append(script.opening(), turn=-1, time=0.0)
 
     @torch.inference_mode()
     def step(self, chunk: Chunk, question: str | None = None, *, remember: bool = False) -> Caption:
@@ -110,24 +69,24 @@ class Stream:
         if not chunk.frames:
             raise ConfigError(f"chunk {chunk.start}-{chunk.end} s holds no frame; skip it")
         seconds: dict[str, float] = {}
-        with _timed(seconds, "see"):
+        with timed(seconds, "see"):
             vision = self.adapter.encode([f.pixels for f in chunk.frames], self.options.fps)
         pieces = self.script.turn(chunk.start, chunk.end, vision.tokens, first=self.turn == 0)
-        with _timed(seconds, "make_room"):
+        with timed(seconds, "make_room"):
             self._make_room(chunk, pieces)
         mark = self.table.mark()
         try:
-            with _timed(seconds, "read"):
+            with timed(seconds, "read"):
                 logits = self._read(pieces, vision, chunk.end)
-            with _timed(seconds, "speak"):
-                said, why = self._speak(logits, self._most_tokens(chunk.seconds), chunk.end)
+            with timed(seconds, "speak"):
+                said, why = self._speak(logits, self.options.most_tokens(chunk.seconds), chunk.end)
         except Exception:
             self.table.rewind(mark)
             raise
         self.turn, self.end = self.turn + 1, chunk.end
         answer = None
         if question is not None:
-            with _timed(seconds, "answer"):
+            with timed(seconds, "answer"):
                 answer = self.ask(question, remember=remember)
         text = self.script.text_of(said)
         return Caption(
@@ -168,6 +127,24 @@ class Stream:
             self.sampler.generator.set_state(random)
         return self.script.text_of(said)
 
+    def fork(self) -> Stream:
+        """A second stream that has seen the same, and goes its own way from here; copies the used rows."""
+        twin = Stream(self.adapter, self.script, self.options)
+        snapshot.put(twin, *snapshot.state_of(self))
+        return twin
+
+    def save(self, path: str | Path) -> None:
+        """Write a snapshot (safetensors); see kv/snapshot.py."""
+        snapshot.save(self, path)
+
+    def restore(self, path: str | Path) -> None:
+        """Go on from a snapshot of the same model, options and script.
+
+        Raises:
+            SnapshotError: it does not belong here, or is damaged; the stream is unchanged.
+        """
+        snapshot.load(self, path)
+
     def rows(self) -> Rows:
         """What the stream holds, row by row, pending rows last; row i < n stands at cache row i."""
         return self.table.rows()
@@ -179,9 +156,6 @@ class Stream:
             return layout(rows.adv, rows.loc)
         return np.concatenate([rows.pos[: rows.n], layout(rows.adv[rows.n :], rows.loc[rows.n :], self.table.next_pos)])
 
-    def _most_tokens(self, seconds: float) -> int:
-        return max(1, round(self.options.speak.max_tokens_per_second * seconds))
-
     def _make_room(self, chunk: Chunk, pieces: list[Piece]) -> None:
         coming = Coming(
             turn=self.turn,
@@ -189,20 +163,13 @@ class Stream:
             end=chunk.end,
             frames=len(chunk.frames),
             tokens=sum(len(p.ids) for p in pieces) + 1,  # 1: the newline that closes the turn before
-            reserve=self._most_tokens(chunk.seconds) + 1 + self.reserve,
+            reserve=self.options.most_tokens(chunk.seconds) + 1 + self.options.reserve,
             room=self.budget,
             silence_ids=self.script.silence_ids,
         )
         plan = self.policy(self.rows(), coming)
-        # Room for the answer too: a stream must never run out in the middle of a sentence.
-        if len(plan.keep) + coming.tokens + coming.reserve > self.budget:
-            raise BudgetError(
-                f"kept {len(plan.keep)} + coming {coming.tokens} + to say {coming.reserve} tokens > budget {self.budget} "
-                f"under policy {self.options.policy!r}; use policy streaming, smaller frames or a larger kv_budget"
-            )
-        relocate(
-            self.table, self.arena, 0, plan, self.adapter, self.options.positions, rebase_at=self.options.rebase_at
-        )
+        check_room(plan, coming)
+        relocate(self.table, self.arena, 0, plan, self.adapter, self.options.positions, self.options.rebase_at)
         held = set() if plan.reuse else set(self.table.turns[: self.table.m].tolist())
         self.embeds = {turn: e for turn, e in self.embeds.items() if turn in held}
 
@@ -249,10 +216,3 @@ class Stream:
         """Held ids that a repetition penalty looks at."""
         rows = self.rows()
         return torch.from_numpy(rows.ids.copy() if self.options.penalise_vision else rows.ids[rows.cells < 0])
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    seconds[stage] = time.perf_counter() - began

@@ -52,8 +52,6 @@ REFUSED = [
     (["watch", "x.mp4", "--seconds", "0"], "--seconds is 0.0"),
     (["watch", "x.mp4", "--seed", "-1"], "--seed is -1"),
     (["watch", "x.mp4", "--start", "9", "--end", "3"], "--start 9 is not before --end 3"),
-    (["watch", "x.mp4", "--policy", "magic"], "no KV policy 'magic'; known: full, last-frames"),
-    (["watch", "x.mp4", "--policy", "full", "--text-window", "9"], "has no option 'text_window'"),
     (["watch", "x.mp4", "--positions", "magic"], "no positions 'magic'; known: contiguous, native"),
     (["watch", "x.mp4", "--ask", "What?"], "--ask 'What?' is not SECONDS:QUESTION"),
     (["watch", "x.mp4", "--ask", "3:"], "is not SECONDS:QUESTION"),

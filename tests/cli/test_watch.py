@@ -170,6 +170,23 @@ def test_an_unwritable_file_is_told_before_the_model_is_loaded(
     assert scripted.loaded == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--policy", "magic"], "no KV policy 'magic'; known: full, last-frames, recompute"),
+        (["--policy", "full", "--text-window", "9"], "has no option 'text_window'"),
+    ],
+)
+def test_a_wrong_policy_is_told_before_the_model_is_loaded(
+    scripted: ScriptedModel, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["watch", "x.mp4", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert words in err
+    assert scripted.loaded == []
+
+
 ENDLESS = """
 import sys, time
 from types import SimpleNamespace

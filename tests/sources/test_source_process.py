@@ -121,22 +121,27 @@ def test_a_killed_child_of_a_file_is_an_error_with_a_time(tmp_path, watch):
 
 @linux
 def test_the_child_dies_with_its_parent(tmp_path):
-    """kill -9 of the parent leaves no decoder behind, even one that is busy or blocked."""
-    path = media.write_video(tmp_path / "clip.mp4", frames=600)
+    """kill -9 of the parent leaves no decoder behind, even one that waits for a silent camera."""
     code = (
-        "import sys, time\nfrom neverblink.sources import open_source\n"
-        f"with open_source({str(path)!r}) as source:\n"
+        "import sys, time\nfrom neverblink.sources import SourceOptions, open_source\n"
+        "with open_source(sys.argv[1], SourceOptions(read_timeout=60)) as source:\n"
         "    next(source.frames()); print(source.child_pid, flush=True); time.sleep(60)\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    child = int(parent.stdout.readline())
-    assert psutil.pid_exists(child)
-    parent.kill()
-    parent.communicate()
-    deadline = time.monotonic() + 3
-    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    up = threading.Event()
+    up.set()
+    with media.http_server(tmp_path, media.mjpeg_camera(20, up.is_set, hangs=True)) as base:
+        command = [sys.executable, "-c", code, f"{base}/cam.mjpg"]
+        parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        child = int(parent.stdout.readline())
+        up.clear()
+        time.sleep(0.3)
+        assert psutil.pid_exists(child)
+        parent.kill()
+        parent.communicate()
+        deadline = time.monotonic() + 3
+        while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 @linux

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,8 @@ def test_served_lists_cannot_reach_local_files(tmp_path, watch):
     (tmp_path / "notes.txt").write_text(SECRET)
     clip = media.write_video(tmp_path / "clip.ts")
     with media.http_server(tmp_path) as base:
-        targets = ["file:///etc/passwd", f"file://{clip}", str(clip)[1:], f"{base}/notes.txt", f"concat:{clip}"]
+        inline = f"data:video/mp2t;base64,{base64.b64encode(clip.read_bytes()).decode()}"  # FFmpeg's own list allows it
+        targets = [f"file://{clip}", str(clip)[1:], f"{base}/notes.txt", f"concat:{clip}", inline]
         for number, target in enumerate(targets):
             playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{target}\n#EXT-X-ENDLIST\n"
             (tmp_path / f"evil{number}.m3u8").write_text(playlist)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_media_time_never_goes_back(cases, live, fps):
         sampler.skip_to(stamp.time)
         ticks += sampler.at(stamp.time)
         last = stamp.time
-    assert all(a < b for a, b in zip(ticks, ticks[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(ticks))
     assert all(math.isclose(tick * fps, round(tick * fps), abs_tol=1e-6) for tick in ticks)
     assert len(ticks) <= (last + TICK_TOLERANCE) * fps + 1
 

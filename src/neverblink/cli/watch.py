@@ -101,13 +101,12 @@ def watch(
 
 def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
     """Watch until the source ends. What can be refused at once is refused before the model is loaded."""
-    from neverblink.kv.policies import make_policy
     from neverblink.outputs.base import Outputs, Recorder
     from neverblink.outputs.console import Console
 
-    make_policy(options.policy, **options.policy_options())
     realtime = name.startswith("arcade:") if options.realtime is None else options.realtime
     info = _ask(name, options)
+    _check_policy(options)
     with ExitStack() as stack:
         files = [stack.enter_context(output) for output in _files(options)]
         model = _load_model(options)
@@ -161,6 +160,12 @@ def _ask(name: str, options: WatchOptions) -> SourceInfo:
     with open_source(name, SourceOptions(fps=fps, start=options.start, end=options.end)) as source:
         info: SourceInfo = source.info
         return info
+
+
+def _check_policy(options: WatchOptions) -> None:
+    from neverblink.kv.policies import make_policy  # imports torch, so it comes after the source has been refused
+
+    make_policy(options.policy, **options.policy_options())
 
 
 def _files(options: WatchOptions) -> list[Output]:

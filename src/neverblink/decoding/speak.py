@@ -14,7 +14,7 @@ from neverblink.errors import ConfigError
 class SpeakOptions:
     """How a second is spoken."""
 
-    max_tokens_per_second: int = 20  # the paper's 20 new tokens a chunk of 1 s
+    max_tokens_per_second: float = 20  # the paper's 20 new tokens a chunk of 1 s
     temperature: float = 0.0  # 0 is greedy; the paper's demo samples at 0.9
     top_p: float = 1.0
     repetition_penalty: float = 1.0  # over the text that is held; the reference uses 1.05
@@ -22,9 +22,9 @@ class SpeakOptions:
     answer_tokens: int = 64  # most tokens of an answer to a question
 
     def __post_init__(self) -> None:
-        if self.max_tokens_per_second < 1 or self.answer_tokens < 1:
+        if self.max_tokens_per_second <= 0 or self.answer_tokens < 1:
             raise ConfigError(
-                f"max tokens must be at least 1, got {self.max_tokens_per_second} a second and {self.answer_tokens} "
+                f"max tokens must be above 0, got {self.max_tokens_per_second} a second and {self.answer_tokens} "
                 f"an answer"
             )
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.repetition_penalty <= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from neverblink.errors import BudgetError
+from neverblink.models.base import Adapter
 
 
 class Arena:
@@ -48,3 +49,17 @@ class Arena:
                 f"x {max_rows} rows x {head_dim} x {dtype}) and {device} has not so much free; lower --vision-window, "
                 f"--text-window or the frame size"
             ) from error
+
+    @classmethod
+    def of(cls, adapter: Adapter, max_rows: int, anchor_rows: int, slots: int = 1) -> Arena:
+        """An arena of a model's own shapes, on its device."""
+        return cls(
+            layers=adapter.layers,
+            slots=slots,
+            kv_heads=adapter.kv_heads,
+            max_rows=max_rows,
+            anchor_rows=anchor_rows,
+            head_dim=adapter.head_dim,
+            dtype=adapter.dtype,
+            device=adapter.device,
+        )

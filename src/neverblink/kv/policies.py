@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from neverblink.errors import ConfigError
+from neverblink.errors import BudgetError, ConfigError
 from neverblink.kv.table import Rows
 from neverblink.registry import Registry
 from neverblink.types import Kind
@@ -58,6 +58,19 @@ class Shape:
 
 
 Policy = Callable[[Rows, Coming], Plan]
+
+
+def check_room(plan: Plan, coming: Coming) -> None:
+    """Room for the answer too: a stream must never run out in the middle of a sentence.
+
+    Raises:
+        BudgetError: what a plan keeps, what comes and what may be said pass the arena's rows.
+    """
+    if len(plan.keep) + coming.tokens + coming.reserve > coming.room:
+        raise BudgetError(
+            f"kept {len(plan.keep)} + coming {coming.tokens} + to say {coming.reserve} tokens > budget {coming.room}; "
+            f"use policy streaming, smaller frames, or a larger kv_budget"
+        )
 
 
 def trim(count: int, sink: int, window: int) -> np.ndarray:

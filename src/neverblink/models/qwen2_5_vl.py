@@ -180,3 +180,23 @@ def read_pixel_options(folder: Path, config: Any, max_pixels: int | None = None)
         mean=tuple(found.get("image_mean", PixelOptions().mean)),
         std=tuple(found.get("image_std", PixelOptions().std)),
     )
+
+
+def load(folder: Path, *, device: str, dtype: torch.dtype, attn: str, name: str, time_grid: TimeGrid) -> Qwen25VL:
+    """A checkpoint folder in Hugging Face form to an adapter. Only safetensors are read and no remote code is run."""
+    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attn, use_safetensors=True, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    return Qwen25VL(
+        model.to(device).eval(), tokenizer, read_pixel_options(folder, model.config), name=name, time_grid=time_grid
+    )

@@ -291,7 +291,7 @@ class Decoder:
 
     def _check_complete(self, container: Any, stream: Any) -> None:
         """Tell how it ended: at its end, or cut short."""
-        note = {"at": self._time, "broken": self.broken_packets}
+        note: dict[str, Any] = {"at": self._time, "broken": self.broken_packets}
         ends_early = self.request["end"] is not None and self._time >= self.request["end"] - 1 / self.fps - self.nominal
         if self.live or ends_early:
             self.say("end", **note)

@@ -28,7 +28,7 @@ class WireError(Exception):
 
 
 def write_message(fd: int, kind: MessageType, note: dict[str, Any], pixels: np.ndarray | None = None) -> None:
-    body = memoryview(b"") if pixels is None else memoryview(np.ascontiguousarray(pixels)).cast("B")
+    body = memoryview(b"") if pixels is None else np.ascontiguousarray(pixels).data.cast("B")
     text = json.dumps(note).encode()
     _write_all(fd, memoryview(HEADER.pack(TYPES.index(kind), len(text), len(body)) + text))
     _write_all(fd, body)
@@ -60,7 +60,7 @@ class Reader:
 
     def _read(self, count: int, deadline: float) -> np.ndarray:
         data = np.empty(count, np.uint8)
-        left = memoryview(data)
+        left = data.data
         while left:
             self._wait(deadline)
             got = os.readv(self.fd, [left])

@@ -1,0 +1,158 @@
+"""A stream on disk: the used rows of the arena, the table, and everything else that the next second depends on.
+
+One safetensors file, written beside its place and moved there, so that a crash leaves the old one. Nothing in it is
+code; everything in it is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from neverblink.errors import SnapshotError
+from neverblink.kv.table import COLUMNS
+from neverblink.types import Kind
+
+VERSION = 1
+
+
+def state_of(stream: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and plain values of a stream; also what a fork copies."""
+    table, arena = stream.table, stream.arena
+    tensors = {f"table.{name}": torch.from_numpy(column) for name, column in table.columns().items()}
+    for layer in range(arena.layers):
+        tensors[f"k.{layer}"] = arena.k[layer][0, :, : table.n].cpu().clone()
+        tensors[f"v.{layer}"] = arena.v[layer][0, :, : table.n].cpu().clone()
+        tensors[f"masters.{layer}"] = arena.masters[layer][0, :, : table.anchors].cpu().clone()
+    for turn, embeds in stream.embeds.items():
+        tensors[f"embeds.{turn}"] = embeds.cpu().clone()
+    tensors["random"] = stream.sampler.generator.get_state().clone()
+    plain = {
+        "n": table.n,
+        "m": table.m,
+        "anchors": table.anchors,
+        "next_pos": table.next_pos,
+        "next_serial": table.next_serial,
+        "turn": stream.turn,
+        "end": stream.end,
+    }
+    return tensors, plain
+
+
+def identity_of(stream: Any) -> dict[str, Any]:
+    """What must be the same for a snapshot to mean the same thing."""
+    return {
+        "fingerprint": stream.adapter.fingerprint,
+        "dtype": str(stream.adapter.dtype),
+        "options": json.loads(json.dumps(asdict(stream.options), sort_keys=True)),
+        "script": asdict(stream.script.options),
+        "budget": stream.budget,
+    }
+
+
+def save(stream: Any, path: str | Path) -> None:
+    """Write a snapshot.
+
+    Raises:
+        SnapshotError: the file cannot be written; an older one at the same place still stands.
+    """
+    path, (tensors, plain) = Path(path), state_of(stream)
+    head = {"version": VERSION, "identity": identity_of(stream), "state": plain, "crc32": _checksum(tensors)}
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, beside, metadata={"neverblink": json.dumps(head)})
+        os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        beside.unlink(missing_ok=True)
+        raise SnapshotError(f"cannot write the snapshot {path}: {error}") from error
+
+
+def load(stream: Any, path: str | Path) -> None:
+    """Put a fresh stream where the saved one was. The stream is unchanged if anything is wrong.
+
+    Raises:
+        SnapshotError: damaged, of another version, or of another model, policy or script; says which and both values.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            head = json.loads((file.metadata() or {}).get("neverblink", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (OSError, SafetensorError, ValueError) as error:
+        raise SnapshotError(f"cannot read the snapshot {path}: {error}") from error
+    if not isinstance(head, dict) or head.get("version") != VERSION:
+        found = head.get("version") if isinstance(head, dict) else None
+        raise SnapshotError(f"{path} is no neverblink snapshot of version {VERSION} (found {found})")
+    for key, here in identity_of(stream).items():
+        there = head.get("identity", {}).get(key)
+        if there != here:
+            raise SnapshotError(f"the snapshot's {key} differs: {there!s:.80} there, {here!s:.80} here")
+    if head.get("crc32") != _checksum(tensors):
+        raise SnapshotError(f"{path} is damaged: its checksum does not match its content; use an older snapshot")
+    put(stream, tensors, _checked(stream, tensors, head.get("state")))
+
+
+def put(stream: Any, tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> None:
+    """Write a state into a stream of the same shape."""
+    table, arena = stream.table, stream.arena
+    table.load({name: tensors[f"table.{name}"].numpy() for name in COLUMNS})
+    for name in ("n", "m", "anchors", "next_pos", "next_serial"):
+        setattr(table, name, plain[name])
+    for layer in range(arena.layers):
+        arena.k[layer][0, :, : table.n] = tensors[f"k.{layer}"].to(arena.device)
+        arena.v[layer][0, :, : table.n] = tensors[f"v.{layer}"].to(arena.device)
+        arena.masters[layer][0, :, : table.anchors] = tensors[f"masters.{layer}"].to(arena.device)
+    stream.embeds = {
+        int(name.removeprefix("embeds.")): value.to(arena.device)
+        for name, value in tensors.items()
+        if name.startswith("embeds.")
+    }
+    stream.sampler.generator.set_state(tensors["random"])
+    stream.turn, stream.end = plain["turn"], plain["end"]
+
+
+def _checksum(tensors: dict[str, torch.Tensor]) -> int:
+    crc = 0
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        crc = zlib.crc32(f"{name}{tuple(value.shape)}{value.dtype}".encode(), crc)
+        crc = zlib.crc32(value.view(torch.uint8).numpy().tobytes() if value.numel() else b"", crc)
+    return crc
+
+
+def _checked(stream: Any, tensors: dict[str, torch.Tensor], plain: Any) -> dict[str, Any]:
+    """The state's plain values, once every number and shape is known to be in range."""
+    table, arena = stream.table, stream.arena
+
+    def demand(holds: bool, what: str) -> None:
+        if not holds:
+            raise SnapshotError(f"the snapshot is damaged: {what}")
+
+    names = ("n", "m", "anchors", "next_pos", "next_serial", "turn", "end")
+    demand(isinstance(plain, dict) and all(isinstance(plain.get(k), int | float) for k in names), "its state is missing")
+    n, m, anchors = plain["n"], plain["m"], plain["anchors"]
+    demand(all(isinstance(x, int) for x in (n, m, anchors, plain["turn"])), "its counts are no whole numbers")
+    demand(0 <= anchors <= n <= m <= table.max_rows, f"rows {anchors} <= {n} <= {m} <= {table.max_rows} do not hold")
+    demand(anchors <= arena.anchor_rows, f"{anchors} anchors > {arena.anchor_rows}")
+    for name in COLUMNS:
+        column, own = tensors.get(f"table.{name}"), torch.from_numpy(getattr(table, name))
+        demand(column is not None, f"column {name} is missing")
+        demand(column.shape == (m, *own.shape[1:]) and column.dtype == own.dtype, f"column {name} has a wrong shape")
+        demand(bool(torch.isfinite(column.double()).all()), f"column {name} holds no numbers")
+    kinds = tensors["table.kinds"]
+    demand(not m or 0 <= int(kinds.min()) and int(kinds.max()) <= max(Kind), "a row has an unknown kind")
+    heads, width = arena.k[0].shape[1], arena.k[0].shape[3]
+    for layer in range(arena.layers):
+        for part, rows in (("k", n), ("v", n), ("masters", anchors)):
+            value = tensors.get(f"{part}.{layer}")
+            demand(value is not None and value.shape == (heads, rows, width), f"{part} of layer {layer} has a wrong shape")
+            demand(value.dtype == arena.dtype, f"{part} of layer {layer} is {value.dtype}, not {arena.dtype}")
+    demand("random" in tensors, "the state of its random numbers is missing")
+    return plain

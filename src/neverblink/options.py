@@ -1,0 +1,72 @@
+"""How a stream remembers and speaks: every default once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from neverblink.decoding.speak import SpeakOptions
+from neverblink.errors import ConfigError
+from neverblink.kv.policies import Shape
+from neverblink.kv.relocate import Positions
+from neverblink.models.base import Adapter
+from neverblink.script import Script
+from neverblink.types import Kind
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """Options of one stream.
+
+    Args:
+        fps: frames a second that chunks hold.
+        policy: name of a KV policy; policy_options: its windows.
+        positions: "contiguous" (the paper's) or "native" (grow for ever).
+        speak: how a second is spoken.
+        question_tokens: longest question; its room is kept free.
+        rebase_at: positions are turned back to zero when they pass this.
+        penalise_vision: let a repetition penalty see the vision pads too, as the public reference does.
+    """
+
+    fps: float = 2.0
+    chunk_seconds: float = 1.0
+    policy: str = "streaming"
+    policy_options: dict[str, Any] = field(default_factory=dict)
+    positions: Positions = "contiguous"
+    speak: SpeakOptions = SpeakOptions()
+    question_tokens: int = 192
+    rebase_at: float = 8192.0
+    penalise_vision: bool = False
+
+    def __post_init__(self) -> None:
+        if self.positions not in ("contiguous", "native"):
+            raise ConfigError(f"no positions {self.positions!r}; known: contiguous, native")
+        if not self.fps > 0 or not self.chunk_seconds > 0:
+            raise ConfigError(f"fps {self.fps} and chunk_seconds {self.chunk_seconds} must be above 0")
+
+    @property
+    def frames(self) -> int:
+        """Frames of one chunk."""
+        return max(1, round(self.fps * self.chunk_seconds))
+
+    @property
+    def reserve(self) -> int:
+        """Rows kept free for a question, its marks (16) and its answer."""
+        return self.question_tokens + 16 + self.speak.answer_tokens
+
+    def most_tokens(self, seconds: float) -> int:
+        """The most tokens that a chunk of this length may say."""
+        return max(1, round(self.speak.max_tokens_per_second * seconds))
+
+    def shape(self, adapter: Adapter, script: Script) -> Shape:
+        """Upper bounds of a stream's turns, from which a policy computes its budget."""
+        opening = script.opening()
+        turn = script.turn(1e7, 1e7, adapter.max_vision_tokens(self.frames), first=True)
+        return Shape(
+            opening=sum(len(p.ids) for p in opening if p.kind != Kind.PREVIOUS),
+            previous=sum(len(p.ids) for p in opening if p.kind == Kind.PREVIOUS),
+            turn=sum(len(p.ids) for p in turn) + self.most_tokens(self.chunk_seconds) + 2,  # <|im_end|> and newline
+            chunk_seconds=self.chunk_seconds,
+            frames=self.frames,
+            reserve=self.reserve,
+        )
