@@ -29,6 +29,7 @@ ARROWS = {
     "outputs": set(),
     "testing": {"outputs", "sources"},
     "options": {"kv", "models.base", "script", "decoding"},
+    "presets": {"options", "kv", "script", "decoding"},
     "stream": {"options", "kv", "models.base", "script", "decoding"},
     "model": {"stream", "options", "kv", "models", "script", "decoding", "sources", "arcade"},
     "training": {"stream", "options", "model", "script", "models", "kv", "decoding", "vision", "arcade", "sources"},
@@ -46,8 +47,8 @@ ARROWS = {
         "outputs",
         "testing",
     },
-    "cli": {"kv", "model", "sources", "outputs", "training"},
-    "__init__": {"model", "options", "stream"},
+    "cli": {"kv", "model", "models.bundled", "sources", "outputs", "training"},
+    "__init__": {"model", "options", "stream", "script", "decoding", "sources"},
     "__main__": {"cli"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

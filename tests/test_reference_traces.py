@@ -27,7 +27,9 @@ from neverblink.kv.relocate import turn as rotate
 from neverblink.presets import streaming_vlm
 from tests.checkpoints import trace_checkpoint
 
-TRACES = Path(os.environ.get("NEVERBLINK_TRACES") or Path(__file__).parent / "data" / "traces")
+COPIES = Path(__file__).parent / "data" / "traces"
+TRACES = Path(os.environ.get("NEVERBLINK_TRACES") or COPIES)
+MAKER = next(p for p in (TRACES / "make_tiny_model.py", COPIES / "make_tiny_model.py") if p.is_file())
 CASES = sorted(p.stem for p in TRACES.glob("*_*.json"))
 
 
@@ -79,8 +81,8 @@ def test_there_are_cases() -> None:
 
 def test_frames_and_vision_tower() -> None:
     """Our frames are the recorded ones, and our pixels and tower give the recorded embeddings."""
-    recorded = np.load(TRACES / "frames_and_vision.npz")
-    model = Model.from_pretrained(trace_checkpoint(TRACES / "make_tiny_model.py"), device="cpu")
+    recorded = np.load(COPIES / "frames_and_vision.npz")
+    model = Model.from_pretrained(trace_checkpoint(MAKER), device="cpu")
     for prefix, duration, fps in (("d1", 1, 2), ("d2", 2, 2), ("d2f8", 2, 8)):
         for chunk in (0, 3):
             key = f"{prefix}/c{chunk:02d}/"
@@ -101,9 +103,7 @@ def test_trace(name: str) -> None:
     duration, fps = int(params["chunk_duration"]), int(params["fps"])
     append, recompute = params.get("pos_mode") == "append", bool(params.get("recompute"))
     preset = streaming_vlm(query=about["query"], **params)
-    model = Model.from_pretrained(
-        trace_checkpoint(TRACES / "make_tiny_model.py"), device="cpu", dtype="float32", time_grid=preset.time_grid
-    )
+    model = Model.from_pretrained(trace_checkpoint(MAKER), device="cpu", dtype="float32", time_grid=preset.time_grid)
     model.adapter = recorder = Recorder(model.adapter)
     forced = Forced()
     stream = model.stream(preset.options, preset.script, processor=forced)
@@ -146,6 +146,9 @@ def test_trace(name: str) -> None:
             want = torch.from_numpy(k_store[uids, layer]).transpose(0, 1)  # [heads, rows, dim]
             want = want if append else rotate(want, cos[0], sin[0])
             held = stream.arena.k[layer][0, :, : rows.n]
-            torch.testing.assert_close(held, want, atol=1e-4, rtol=0, msg=lambda m: f"{at}: keys of layer {layer}: {m}")
+            # float32 angles are exact to 1e-4 rad at a position of 1,500; keys are about 3 long.
+            torch.testing.assert_close(held, want, atol=5e-4, rtol=0, msg=lambda m: f"{at}: keys of layer {layer}: {m}")
             values = stream.arena.v[layer][0, :, : rows.n]
-            torch.testing.assert_close(values, torch.from_numpy(v_store[uids, layer]).transpose(0, 1), atol=1e-4, rtol=0)
+            torch.testing.assert_close(
+                values, torch.from_numpy(v_store[uids, layer]).transpose(0, 1), atol=1e-4, rtol=0
+            )

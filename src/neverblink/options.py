@@ -24,7 +24,7 @@ class StreamOptions:
         positions: "contiguous" (the paper's) or "native" (grow for ever).
         speak: how a second is spoken.
         question_tokens: longest question; its room is kept free.
-        rebase_at: positions are turned back to zero when they pass this.
+        rebase_at: positions are turned back to zero when they pass this (float32 angles lose a digit beyond).
         penalise_vision: let a repetition penalty see the vision pads too, as the public reference does.
     """
 
@@ -35,7 +35,7 @@ class StreamOptions:
     positions: Positions = "contiguous"
     speak: SpeakOptions = SpeakOptions()
     question_tokens: int = 192
-    rebase_at: float = 8192.0
+    rebase_at: float = 4096.0
     penalise_vision: bool = False
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -103,12 +103,15 @@ class ScriptedModel:
         *,
         seconds: float | None = None,
         start: float = 0.0,
-        questions: Sequence[tuple[float, str]] | None = None,
+        questions: Mapping[float, str] | None = None,
+        on_event: Callable[[Any, str, float], None] | None = None,
         **options: Any,
     ) -> Iterator[Caption]:
         """One caption a media second: of a Source, or of `seconds` imagined ones when `source` is a name."""
         self.watched.append({"source": source, "seconds": seconds, "start": start, "questions": questions, **options})
-        waiting = sorted(questions or [])
+        if on_event is not None:
+            on_event("source", "open: synthetic", start)
+        waiting = sorted((questions or {}).items())
         for i, frames in enumerate(self._frames_per_second(source)):
             if seconds is not None and i >= seconds:
                 return

@@ -55,6 +55,7 @@ REFUSED = [
     (["watch", "x.mp4", "--positions", "magic"], "no positions 'magic'; known: contiguous, native"),
     (["watch", "x.mp4", "--ask", "What?"], "--ask 'What?' is not SECONDS:QUESTION"),
     (["watch", "x.mp4", "--ask", "3:"], "is not SECONDS:QUESTION"),
+    (["watch", "x.mp4", "--ask", "3:a", "--ask", "3.0:b"], "two questions for second 3"),
     (["watch", "x.mp4", "--max-tokens-per-second", "0"], "--max-tokens-per-second is 0"),
     (["watch", "x.mp4", "--vtt", "a", "--srt", "a"], "name the same file (a)"),
     (["watch", "/nonexistent/x.mp4"], "x.mp4"),

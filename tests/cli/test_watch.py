@@ -59,8 +59,7 @@ def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: py
     arguments += " --policy sliding --vision-window 8 --positions native --seed 3 --temperature 0.5 --start 1 --end 9"
     assert main([*arguments.split(), "--realtime", "--ask", "1.5:Who leads?", "--query", "the score"]) == 0
     assert scripted.loaded == [("there", {"device": "cpu", "dtype": "float32", "attn": "eager", "revision": "r1"})]
-    watched = {name: value for name, value in scripted.watched[0].items() if name != "on_event"}
-    assert watched == {
+    assert scripted.watched[0] == {
         "source": "x.mp4",
         "fps": 4.0,
         "seconds": 2.0,
@@ -72,9 +71,9 @@ def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: py
         "start": 1.0,
         "end": 9.0,
         "realtime": True,
-        "questions": [(1.5, "Who leads?")],
+        "questions": {1.5: "Who leads?"},
         "query": "the score",
-        "max_tokens_per_second": 20,
+        "max_tokens_per_second": None,
     }
     assert "[00:00:01] answer: I do not know.\n" in capsys.readouterr().out
 
@@ -117,7 +116,7 @@ def test_happenings_are_events(
 
     def watch(source: Any, *, on_event: Any, **options: Any) -> Any:
         on_event("gap", "10 s are missing", 0.5)
-        yield from told(source, **options)
+        yield from told(source, on_event=on_event, **options)
 
     scripted.watch = watch  # type: ignore[method-assign]
     assert main(["watch", "x.mp4", "--jsonl", str(tmp_path / "a.jsonl")]) == 0
@@ -125,7 +124,7 @@ def test_happenings_are_events(
     assert "missing" not in out
     assert "[00:00:00] gap: 10 s are missing\n" in err
     events = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    assert ("gap", 0.5) == (events[1]["type"], events[1]["t_start"])
+    assert ("gap", 0.5) == (events[0]["type"], events[0]["t_start"])
 
 
 def test_a_damaged_file_gives_captions_then_one_line(
@@ -233,7 +232,7 @@ def test_ctrl_c_ends_with_whole_files_and_status_0(tmp_path: Path, number: signa
     assert "Traceback" not in err
     text = vtt.read_text()
     assert text.endswith("Hit.\n\n")
-    assert text.count("Hit.") == 5 + out.count("Hit.")
+    assert 0 <= 5 + out.count("Hit.") - text.count("Hit.") <= 1  # the console comes first
 
 
 def test_a_reader_that_goes_away_ends_it(tmp_path: Path) -> None:

@@ -64,6 +64,16 @@ def test_a_phone_clip_is_upright(turn, tmp_path, watch):
     assert red[..., 0].mean() > 200 > 60 > red[..., 2].mean()
 
 
+def test_a_long_last_frame_is_no_damage(tmp_path, watch):
+    """A clip that ends on a still picture is whole, and the picture is shown until the end."""
+    path = media.write_video(tmp_path / "still.mp4", times=[0.0, 0.5, 1.0, 4.0], frames=4)
+    watched = watch(path, fps=2)
+    assert (None, [0, 1, 2, 2, 2, 2, 2, 2, 3]) == (
+        watched.error,
+        [media.number_of(f.pixels) for f in watched.frames][:9],
+    )
+
+
 def test_one_frame_is_a_video(tmp_path, watch):
     """A file of one frame gives that frame, at 0."""
     assert [0.0] == watch(media.write_video(tmp_path / "one.mp4", frames=1)).times

@@ -171,6 +171,19 @@ def test_a_refused_source_leaves_nothing_behind(tmp_path):
     assert before == (psutil.Process().num_fds(), threading.active_count())
 
 
+def test_noise_never_reaches_the_parent(tmp_path, watch):
+    """Damaged files of six kinds: frames, or one of our own errors, quickly; never a hang, never another exception."""
+    noise = np.random.default_rng(7)
+    for name in ("a.mp4", "a.ts", "a.mkv", "a.avi", "a.flv", "a.webm"):
+        codec = {"a.avi": "mpeg4", "a.webm": "libvpx-vp9"}.get(name, "libx264")
+        path = media.write_video(tmp_path / name, codec=codec, frames=60)
+        data = bytearray(path.read_bytes())
+        for spot in noise.integers(len(data), size=len(data) // 100):
+            data[spot] = noise.integers(256)
+        path.write_bytes(data)
+        assert watch(path).seconds < 5
+
+
 def frame(number: int) -> Frame:
     return Frame(float(number), np.zeros((1, 1, 3), np.uint8))
 
@@ -186,7 +199,7 @@ def test_a_live_queue_loses_the_oldest_and_counts_it():
     assert 0 == queue.take_dropped()
     assert "open" == queue.get().text
     assert [7.0, 8.0, 9.0] == [queue.get().time for _ in range(3)]
-    assert Over() == queue.get()
+    assert [Over(), Over()] == [queue.get(), queue.get()]  # asking twice does not hang
 
 
 def test_a_file_queue_waits_and_loses_nothing():

@@ -108,19 +108,16 @@ def _torch() -> list[Finding]:
 
 
 def _model() -> list[Finding]:
-    folder = Path(__file__).parents[1] / "bundled"
-    weights = sorted(folder.glob("**/*.safetensors"))
-    if not weights:
-        return [Finding("bundled model", "absent", f"no safetensors in {folder}; use --model", ok=False)]
-    from neverblink import Model
+    from neverblink.model import choose_attention, choose_device, choose_dtype
+    from neverblink.models.bundled import BUNDLED, read_card
 
-    size = sum(path.stat().st_size for path in weights) / 1e6
-    model = Model.from_pretrained("bundled")
-    about = f"{size:.0f} MB; knows {model.domain}" if model.domain else f"{size:.0f} MB"
-    return [
-        Finding("bundled model", model.name, about),
-        *(Finding(what, chosen, why) for what, chosen, why in model.describe()),
-    ]
+    findings = [Finding(*chosen) for chosen in (choose_device(None), choose_dtype(None), choose_attention(None))]
+    size = sum(path.stat().st_size for path in BUNDLED.glob("*.safetensors")) / 1e6
+    if not size:
+        return [*findings, Finding("bundled model", "absent", f"no weights in {BUNDLED}; use --model", ok=False)]
+    card = read_card(BUNDLED)
+    about = f"{size:.0f} MB" if card.domain is None else f"{size:.0f} MB; knows {card.domain}"
+    return [*findings, Finding("bundled model", card.name or "present", about)]
 
 
 def _video() -> list[Finding]:

@@ -27,7 +27,7 @@ class WatchOptions:
     seed: int | None = None  # None: greedy or the model's own sampling, unseeded
     start: float = 0.0  # media seconds
     end: float | None = None  # media seconds
-    max_tokens_per_second: int = 20
+    max_tokens_per_second: int | None = None  # None: the model's own
     temperature: float | None = None  # None: the model's own
     query: str | None = None  # what to look for; None: the model's own prompt
     ask: tuple[str, ...] = ()  # "SECONDS:QUESTION"
@@ -40,9 +40,9 @@ class WatchOptions:
     text_window: int | None = None  # tokens
     vision_window: float | None = None  # media seconds
 
-    def questions(self) -> list[tuple[float, str]]:
-        """(media second, question), in order of time."""
-        parsed = []
+    def questions(self) -> dict[float, str]:
+        """Media second -> question."""
+        asked: dict[float, str] = {}
         for text in self.ask:
             second, colon, question = text.partition(":")
             try:
@@ -51,8 +51,10 @@ class WatchOptions:
                 at = math.nan
             if not colon or not question.strip() or not 0 <= at < math.inf:
                 raise ConfigError(f"--ask {text!r} is not SECONDS:QUESTION, such as '12.5:What is the score?'")
-            parsed.append((at, question.strip()))
-        return sorted(parsed)
+            if at in asked:
+                raise ConfigError(f"--ask has two questions for second {at:g}; ask one a moment later")
+            asked[at] = question.strip()
+        return asked
 
     def policy_options(self) -> dict[str, float]:
         given = {

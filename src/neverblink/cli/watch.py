@@ -62,7 +62,7 @@ def watch(
     start: Annotated[float | None, _option("Second of the video to start at.", _D.start)] = None,
     end: Annotated[float | None, _option("Second of the video to end at.")] = None,
     max_tokens_per_second: Annotated[
-        int | None, _option("How much may be said about one second.", _D.max_tokens_per_second)
+        int | None, _option("How much may be said about one second; else the model's own.")
     ] = None,
     temperature: Annotated[float | None, _option("Sampling temperature; 0 is greedy; else the model's own.")] = None,
     query: Annotated[str | None, _option("What to talk about, for models that take instructions.")] = None,
@@ -114,7 +114,8 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
             for line in _introduction(model, info.kind):
                 print(line, file=sys.stderr, flush=True)
         recorder = Recorder(model.name)
-        everywhere = Outputs([stack.enter_context(Console(quiet=quiet)), *files], recorder)
+        console = stack.enter_context(Console(quiet=quiet))
+        everywhere = Outputs([console, *files], recorder)
 
         def note(kind: EventType, text: str, at: float) -> None:
             everywhere.write(recorder.note(kind, text, at))
@@ -138,10 +139,10 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
         )
         stack.enter_context(closing(captions))  # closes the source, however this ends
         at = options.start
-        note("source", f"{info.name} ({info.kind})", at)
         try:
             for caption in captions:
                 at = caption.end
+                console.status.kv_budget = getattr(model, "kv_budget", None)  # known once the stream has been made
                 for event in recorder.caption(caption):
                     everywhere.write(event)
         except SourceError as error:

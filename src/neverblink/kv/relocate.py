@@ -32,7 +32,7 @@ class Moved:
 
 
 def relocate(
-    table: Table, arena: Arena, slot: int, plan: Plan, adapter: Adapter, positions: Positions, rebase_at: float = 8192.0
+    table: Table, arena: Arena, slot: int, plan: Plan, adapter: Adapter, positions: Positions, rebase_at: float = 4096.0
 ) -> Moved:
     """Apply a plan to a table and its slot of the arena.
 
@@ -73,12 +73,11 @@ def relocate(
 
     # A row that was an anchor brings its master along; a new one is written down as it stands.
     old = cached[:anchors] < was_anchor
-    table.pos0[:anchors][~old] = table.pos[:anchors][~old, 0]
-    delta = base + places[:anchors, 0] - table.pos0[:anchors]
-    tail = base - stay
+    table.pos0[:anchors][~old] = table.pos[:anchors][~old]
+    before = table.pos[anchors:kept].copy() if rebased else None
     table.pos[:kept] = places + base
     table.anchors, table.next_pos = anchors, base + float(table.adv[:kept].sum())
-    _turn(arena, slot, adapter, cached, first, anchors, old, delta, tail)
+    _turn(table, arena, slot, adapter, cached, first, old, before)
     return Moved(dropped, kept if rebased else anchors, rebased)
 
 
@@ -102,25 +101,29 @@ def _move(arena: Arena, slot: int, cached: np.ndarray, first: int) -> None:
 
 
 def _turn(
+    table: Table,
     arena: Arena,
     slot: int,
     adapter: Adapter,
     cached: np.ndarray,
     first: int,
-    anchors: int,
     old: np.ndarray,
-    delta: np.ndarray,
-    tail: float,
+    before: np.ndarray | None,
 ) -> None:
-    """Gather rows, write masters of new anchors, turn anchors by `delta` each and the rest by `tail`."""
-    device, kept = arena.device, len(cached)
+    """Gather rows, write masters of new anchors, turn anchors from their masters, and on a rebase the rest in place.
+
+    Args:
+        old: [anchors] bool: the row was an anchor before. before: positions [rest, 3] of the rest, on a rebase.
+    """
+    device, anchors, kept = arena.device, table.anchors, table.n
     index = torch.from_numpy(cached[first:]).to(device)
     # Anchors before `fresh` are the same rows as before, and so are their masters.
     fresh = min(first, int(np.argmin(old)) if not old.all() else anchors)
     source = torch.from_numpy(cached[fresh:anchors]).to(device)
     from_master = torch.from_numpy(old[fresh:]).to(device)
-    cos, sin = adapter.rotation(torch.from_numpy(delta).float()) if anchors else (None, None)
-    tail_cos, tail_sin = adapter.rotation(torch.tensor([tail])) if tail else (None, None)
+    cos, sin = adapter.rotation(torch.from_numpy(table.pos0[:anchors]), torch.from_numpy(table.pos[:anchors]))
+    if before is not None:
+        rest_cos, rest_sin = adapter.rotation(torch.from_numpy(before), torch.from_numpy(table.pos[anchors:kept]))
     for layer in range(arena.layers):
         k, v, masters = arena.k[layer][slot], arena.v[layer][slot], arena.masters[layer][slot]
         if fresh < anchors:
@@ -132,8 +135,8 @@ def _turn(
             k[:, first:kept] = k.index_select(1, index)
         if anchors:
             k[:, :anchors] = turn(masters[:, :anchors], cos, sin)
-        if tail:
-            k[:, anchors:kept] = turn(k[:, anchors:kept], tail_cos, tail_sin)
+        if before is not None:
+            k[:, anchors:kept] = turn(k[:, anchors:kept], rest_cos, rest_sin)
 
 
 def turn(k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

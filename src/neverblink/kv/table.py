@@ -23,7 +23,7 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "adv": (np.float64, ()),  # how far the next row's base stands behind this one's
     "loc": (np.float64, (3,)),  # place within the block on the t, h, w axes; 0 for text
     "pos": (np.float64, (3,)),  # the angle baked into the key; valid for rows < n
-    "pos0": (np.float64, ()),  # axis-0 position baked into the row's master; valid for anchors
+    "pos0": (np.float64, (3,)),  # position baked into the row's master; valid for anchors
     "serials": (np.int64, ()),  # order in which keys were computed; -1 while pending
 }
 

@@ -57,6 +57,9 @@ class Adapter(Protocol):
         """[n, hidden] to [n, vocabulary] float32."""
         ...
 
-    def rotation(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [n, head_dim] float32 that turn a key by `delta` [n] positions on all axes at once."""
+    def rotation(self, old: torch.Tensor, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin [n, head_dim] float64 that carry keys baked at positions `old` [n, 3] to positions `new`.
+
+        Composed from the model's own (rounded) angles, so a carried key equals one that was baked there.
+        """
         ...

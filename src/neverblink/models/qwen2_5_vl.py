@@ -153,12 +153,16 @@ class Qwen25VL:
         out: torch.Tensor = self._head(hidden)
         return out if out.dtype == torch.float64 else out.float()
 
-    def rotation(self, delta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        positions = delta.to(self.device).view(1, 1, -1).expand(3, 1, -1)
-        cos, sin = self._lm.rotary_emb(torch.zeros(1, device=self.device), positions)
+    def rotation(self, old: torch.Tensor, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        (cos0, sin0), (cos1, sin1) = self._angles(old), self._angles(new)
+        return cos1 * cos0 + sin1 * sin0, sin1 * cos0 - cos1 * sin0
+
+    def _angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin [n, head_dim] float64 of positions [n, 3], as the model itself rounds them to float32."""
+        rope = self._lm.rotary_emb
+        cos, sin = rope(torch.zeros(1, device=self.device), positions.T.float().to(self.device)[:, None])
         # A scaled rope (yarn) bakes its factor into every key once; turning must not apply it again.
-        scaling = self._lm.rotary_emb.attention_scaling
-        return cos[0] / scaling, sin[0] / scaling
+        return cos[0].double() / rope.attention_scaling, sin[0].double() / rope.attention_scaling
 
 
 def read_pixel_options(folder: Path, config: Any, max_pixels: int | None = None) -> PixelOptions:

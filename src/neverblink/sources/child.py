@@ -62,6 +62,7 @@ class Decoder:
         self.broken_packets = 0
         self._last_word = time.monotonic()
         self._time = 0.0  # media time of the newest decoded frame
+        self._until = 0.0  # media time until which the last frame is shown
         self._tail_broken = False  # the newest packet could not be decoded, or was cut short
         self._shown: tuple[Any, np.ndarray] | None = None  # the decoded frame that was sent last, its pixels
 
@@ -106,6 +107,7 @@ class Decoder:
                 self.request["url"],
                 format=self.rules.format,
                 options=options,
+                metadata_errors="replace",
                 timeout=(self.request["open_timeout"], read_timeout),
             )
         except av.error.FFmpegError as error:
@@ -129,7 +131,7 @@ class Decoder:
         stream = streams[0]
         for other in container.streams:
             if other is not stream:
-                other.discard = "all"
+                other.discard = av.stream.Discard.all
         codec = stream.codec_context
         if codec is None or codec.name not in VIDEO_CODECS:
             name = codec.name if codec is not None else "unknown"
@@ -148,7 +150,7 @@ class Decoder:
         if duration is None and container.duration:
             duration = container.duration / av.time_base
         # On the network only what has an end counts as a recording: a length in bytes, or a closed playlist.
-        endless = duration is None if container.format.name == "hls" else container.size <= 0
+        endless = duration is None and (container.format.name == "hls" or container.size <= 0)
         self.live = self.request["kind"] == "camera" or (
             self.request["kind"] == "network" and (container.format.name == "rtsp" or endless)
         )
@@ -201,7 +203,8 @@ class Decoder:
                 began = self._pace(began, stamp.time)
         if held is not None:
             lasting = float(held.duration * held.time_base) if held.duration and held.time_base else self.nominal
-            for tick in sampler.before(self._time + min(lasting, self.longest_step)):
+            self._until = self._time + lasting
+            for tick in sampler.before(min(self._until, self._time + self.longest_step)):
                 self._send(held, tick, stream)
         if not self.decoded_frames:
             raise RefusalError("not one frame of it can be decoded")
@@ -298,7 +301,7 @@ class Decoder:
             return
         missing = 0.0
         if container.format.name in EXACT_DURATION and stream.duration:
-            missing = float(stream.duration * stream.time_base) - (self._time + self.nominal)
+            missing = float(stream.duration * stream.time_base) - self._until
         if self._time < self.request["start"]:  # the start lies behind the end: nothing was asked for
             missing = 0.0
         sizes = (188, 192, 204)  # bytes of a transport stream packet, in its three forms

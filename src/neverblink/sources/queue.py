@@ -28,11 +28,14 @@ class Over:
 Item = Frame | Note | Over
 
 
+MAX_WAITING = 64  # frames, whatever the rate: at 1280x720 that is 177 MB
+
+
 class FrameQueue:
     """One writer, one reader. `put` blocks where `may_drop` is False; notes and the end are never lost."""
 
     def __init__(self, frames: int):
-        self.frames = max(1, frames)  # that may wait
+        self.frames = min(max(1, frames), MAX_WAITING)  # that may wait
         self._items: deque[Item] = deque()
         self._waiting_frames = 0
         self._dropped = 0
@@ -59,11 +62,13 @@ class FrameQueue:
                 self._changed.wait()
             if self._closed:
                 return Over()
-            item = self._items.popleft()
+            item = self._items[0]
+            if isinstance(item, Over):
+                return item  # it stays: whoever asks again gets the same answer
             if isinstance(item, Frame):
                 self._waiting_frames -= 1
                 self._changed.notify_all()
-            return item
+            return self._items.popleft()
 
     def take_dropped(self) -> int:
         with self._changed:
