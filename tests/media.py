@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -60,6 +61,8 @@ def write_video(
     format: str | None = None,
     container_options: dict[str, str] | None = None,
     rotation: int | None = None,
+    with_sound: bool = False,
+    last_seconds: float | None = None,
     keyframe_every: int = 12,
 ) -> Path:
     """Encode numbered grey frames (or `pictures`), at a fixed rate or at `times` (seconds)."""
@@ -71,6 +74,7 @@ def write_video(
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.gop_size = keyframe_every
         stream.codec_context.time_base = Fraction(1, 1000) if times else Fraction(1, fps)
+        sound = container.add_stream("aac", rate=44100, layout="mono") if with_sound else None
         if rotation is not None:
             stream.set_display_rotation(rotation)
         for i, picture in enumerate(pictures or (grey(i, width, height) for i in range(frames))):
@@ -78,19 +82,28 @@ def write_video(
             frame.pts = round(times[i] * 1000) if times else i
             frame.time_base = stream.codec_context.time_base
             container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        rest = stream.encode()
+        if last_seconds is not None:  # how long the last picture stays; needs an encoder that holds it back until here
+            rest[-1].duration = round(last_seconds / rest[-1].time_base)
+        container.mux(rest)
+        if sound is not None:
+            mux_silence(container, sound)
     return path
+
+
+def mux_silence(container: Any, stream: Any) -> None:
+    """About one second of it."""
+    for i in range(40):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 44100, i * 1024
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
 
 
 def write_audio(path: Path) -> Path:
     """One second of silence, no picture."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=44100, layout="mono")
-        for i in range(40):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = 44100, i * 1024
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        mux_silence(container, container.add_stream("aac", rate=44100, layout="mono"))
     return path
 
 

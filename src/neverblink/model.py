@@ -161,7 +161,11 @@ class Model:
 
         options = self.options(policy, policy_options)
         speak = options.speak
-        for name, value in (("max_tokens_per_second", max_tokens_per_second), ("temperature", temperature), ("seed", seed)):
+        for name, value in (
+            ("max_tokens_per_second", max_tokens_per_second),
+            ("temperature", temperature),
+            ("seed", seed),
+        ):
             if value is not None:
                 speak = replace(speak, **{name: value})
         options = replace(options, fps=fps or options.fps, positions=positions, speak=speak)
@@ -171,9 +175,7 @@ class Model:
             raise ConfigError(f"seconds must be above 0, got {seconds}")
         if isinstance(source, str | os.PathLike):
             quiet: Callable[[str, str, float], None] = lambda *_: None  # noqa: E731  a named nothing
-            wanted = SourceOptions(
-                fps=options.fps, realtime=realtime, start=start, end=end, on_event=on_event or quiet
-            )
+            wanted = SourceOptions(fps=options.fps, realtime=realtime, start=start, end=end, on_event=on_event or quiet)
             source = open_source(source, wanted)
         stream = self.stream(options, ScriptOptions(**script))
         with source:
@@ -197,7 +199,9 @@ def find(name: str | os.PathLike[str], revision: str | None = None) -> tuple[Pat
     shown = os.fspath(name)
     if shown == "bundled":
         if not (BUNDLED / "config.json").is_file():
-            raise ModelError(f"this installation has no bundled model ({BUNDLED}); name one with --model PATH_OR_HUB_ID")
+            raise ModelError(
+                f"this installation has no bundled model ({BUNDLED}); name one with --model PATH_OR_HUB_ID"
+            )
         return BUNDLED, "neverblink-pong"
     if Path(shown).is_dir():
         return Path(shown), Path(shown).resolve().name

@@ -7,11 +7,11 @@ from typing import Any
 
 from neverblink.decoding.speak import SpeakOptions
 from neverblink.errors import ConfigError
-from neverblink.kv.policies import Shape
+from neverblink.kv.policies import Coming, Shape
 from neverblink.kv.relocate import Positions
 from neverblink.models.base import Adapter
 from neverblink.script import Script
-from neverblink.types import Kind
+from neverblink.types import Chunk, Kind, Piece
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,12 @@ class StreamOptions:
     def most_tokens(self, seconds: float) -> int:
         """The most tokens that a chunk of this length may say."""
         return max(1, round(self.speak.max_tokens_per_second * seconds))
+
+    def coming(self, turn: int, chunk: Chunk, pieces: list[Piece], room: int, silence_ids: tuple[int, ...]) -> Coming:
+        """A chunk as a policy sees it, with the room that its answer and a question may take."""
+        tokens = sum(len(p.ids) for p in pieces) + 1  # 1: the newline that closes the turn before
+        reserve = self.most_tokens(chunk.seconds) + 1 + self.reserve
+        return Coming(turn, chunk.start, chunk.end, len(chunk.frames), tokens, reserve, room, silence_ids)
 
     def shape(self, adapter: Adapter, script: Script) -> Shape:
         """Upper bounds of a stream's turns, from which a policy computes its budget."""

@@ -51,7 +51,9 @@ class Script:
                 raise ModelError(f"the tokenizer has no {mark}; neverblink needs a chat tokenizer of a Qwen-VL family")
         for words in (options.system, options.query, options.previous_text):
             self._refuse_marks(words)
-        self.start_id, self.end_id, self.vision_start_id, self.vision_end_id, self.pad_id = (known[m] for m in self.MARKS)
+        self.start_id, self.end_id, self.vision_start_id, self.vision_end_id, self.pad_id = (
+            known[m] for m in self.MARKS
+        )
         self.newline_id = self.encode("\n")[-1]
         self.silence_ids = self.encode(options.silence)
         self._encode_cached = lru_cache(maxsize=256)(self.encode)

@@ -20,9 +20,9 @@ from neverblink.errors import BudgetError, ConfigError
 from neverblink.kv import snapshot
 from neverblink.kv.arena import Arena
 from neverblink.kv.cache import StreamCache
-from neverblink.kv.policies import Coming, check_room, make_policy
+from neverblink.kv.policies import check_room, make_policy
 from neverblink.kv.relocate import relocate
-from neverblink.kv.table import Rows, Table, layout
+from neverblink.kv.table import Rows, Table
 from neverblink.models.base import Adapter, VisionBlock
 from neverblink.options import StreamOptions
 from neverblink.script import Script
@@ -89,20 +89,9 @@ class Stream:
             with timed(seconds, "answer"):
                 answer = self.ask(question, remember=remember)
         text = self.script.text_of(said)
-        return Caption(
-            start=chunk.start,
-            end=chunk.end,
-            text=text,
-            silent=not text,
-            why_stopped="silence" if not text and why == "end" else why,
-            tokens=len(said),
-            kv_tokens=self.table.n,
-            frames_used=len(chunk.frames),
-            frames_dropped=chunk.dropped,
-            seconds=seconds,
-            question=question,
-            answer=answer,
-        )
+        why = "silence" if not text and why == "end" else why
+        numbers = (len(said), self.table.n, len(chunk.frames), chunk.dropped, seconds)
+        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, question, answer)
 
     @torch.inference_mode()
     def ask(self, question: str, *, remember: bool = False) -> str:
@@ -150,30 +139,20 @@ class Stream:
         return self.table.rows()
 
     def places(self) -> np.ndarray:
-        """Positions [rows, 3] that the model is told, from the first held row at 0 under contiguous positions."""
-        rows = self.rows()
-        if self.options.positions == "contiguous":
-            return layout(rows.adv, rows.loc)
-        return np.concatenate([rows.pos[: rows.n], layout(rows.adv[rows.n :], rows.loc[rows.n :], self.table.next_pos)])
+        """Positions [rows, 3] that the model is told; under contiguous positions the first held row counts as 0."""
+        return self.table.places(self.options.positions == "contiguous")
 
     def _make_room(self, chunk: Chunk, pieces: list[Piece]) -> None:
-        coming = Coming(
-            turn=self.turn,
-            start=chunk.start,
-            end=chunk.end,
-            frames=len(chunk.frames),
-            tokens=sum(len(p.ids) for p in pieces) + 1,  # 1: the newline that closes the turn before
-            reserve=self.options.most_tokens(chunk.seconds) + 1 + self.options.reserve,
-            room=self.budget,
-            silence_ids=self.script.silence_ids,
-        )
+        coming = self.options.coming(self.turn, chunk, pieces, self.budget, self.script.silence_ids)
         plan = self.policy(self.rows(), coming)
         check_room(plan, coming)
         relocate(self.table, self.arena, 0, plan, self.adapter, self.options.positions, self.options.rebase_at)
         held = set() if plan.reuse else set(self.table.turns[: self.table.m].tolist())
         self.embeds = {turn: e for turn, e in self.embeds.items() if turn in held}
 
-    def _read(self, pieces: list[Piece], vision: VisionBlock | None, end: float, turn: int | None = None) -> torch.Tensor:
+    def _read(
+        self, pieces: list[Piece], vision: VisionBlock | None, end: float, turn: int | None = None
+    ) -> torch.Tensor:
         """Append a turn and feed it; returns the logits [vocabulary] of its last token."""
         turn = self.turn if turn is None else turn
         if self.turn and self.table.ids[self.table.m - 1] != self.script.newline_id:
@@ -205,9 +184,8 @@ class Stream:
         table, a, b = self.table, self.table.n, self.table.m
         positions = torch.from_numpy(table.place_pending(b).T.astype(np.float32))
         embeds = self.adapter.embed(torch.from_numpy(table.ids[a:b].copy()))
-        for turn in np.unique(table.turns[a:b][table.cells[a:b] >= 0]):
-            at = np.flatnonzero((table.turns[a:b] == turn) & (table.cells[a:b] >= 0))
-            embeds[torch.from_numpy(at)] = self.embeds[int(turn)][torch.from_numpy(table.cells[a:b][at].astype(np.int64))]
+        for turn, at, cells in table.vision_cells(a, b):
+            embeds[torch.from_numpy(at)] = self.embeds[turn][torch.from_numpy(cells)]
         hidden = self.adapter.forward(embeds, positions, self.cache)
         table.commit(b)
         return self.adapter.logits(hidden[-1:])[0]

@@ -159,6 +159,22 @@ def test_a_fault_of_ours_is_one_line_unless_debug(scripted: ScriptedModel, capsy
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("more", [[], ["--debug"]])
+def test_a_password_in_a_url_is_never_shown(
+    scripted: ScriptedModel, more: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even when a library that we call puts the whole URL into its error."""
+
+    def refuse(name: str, options: Any) -> Any:
+        raise RuntimeError(f"cannot reach {name}")
+
+    monkeypatch.setattr(neverblink.sources, "open_source", refuse)
+    assert main(["watch", "rtsp://user:swordfish@camera/1?key=swordfish", *more]) == 1
+    out, err = capsys.readouterr()
+    assert "swordfish" not in out + err
+    assert "rtsp://camera/1" in err
+
+
 def test_an_unwritable_file_is_told_before_the_model_is_loaded(
     scripted: ScriptedModel, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,9 @@ KINDS = {
     "h264.ts": {},
     "h264.mkv": {},
     "h264.flv": {},
+    "with-sound.mp4": {"with_sound": True},
+    "with-sound.ts": {"with_sound": True},
+    "with-sound.mkv": {"with_sound": True},
     "fragmented.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
     "no-stamps.h264": {"format": "h264"},
     "mpeg4.avi": {"codec": "mpeg4"},
@@ -66,12 +69,11 @@ def test_a_phone_clip_is_upright(turn, tmp_path, watch):
 
 def test_a_long_last_frame_is_no_damage(tmp_path, watch):
     """A clip that ends on a still picture is whole, and the picture is shown until the end."""
-    path = media.write_video(tmp_path / "still.mp4", times=[0.0, 0.5, 1.0, 4.0], frames=4)
+    slow = {"codec_options": {"preset": "medium"}}
+    path = media.write_video(tmp_path / "still.mp4", times=[0.0, 0.5, 1.0], frames=3, last_seconds=3.0, **slow)
     watched = watch(path, fps=2)
-    assert (None, [0, 1, 2, 2, 2, 2, 2, 2, 3]) == (
-        watched.error,
-        [media.number_of(f.pixels) for f in watched.frames][:9],
-    )
+    assert watched.error is None
+    assert [0, 1, 2, 2, 2, 2, 2, 2] == [media.number_of(frame.pixels) for frame in watched.frames]
 
 
 def test_one_frame_is_a_video(tmp_path, watch):

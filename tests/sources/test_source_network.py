@@ -10,6 +10,8 @@ import pytest
 
 import media
 from neverblink.errors import SourceError
+from neverblink.sources import SourceOptions
+from neverblink.sources.decoded import MARGIN
 
 needs_rtsp = pytest.mark.skipif(media.without_rtsp(), reason="NEVERBLINK_NO_RTSP=1")
 
@@ -76,7 +78,10 @@ def test_a_silent_peer_is_an_error_within_six_seconds(watch):
 
 
 def test_a_stall_in_mid_stream_is_told_within_five_seconds(tmp_path, watch):
-    """The connection stays open and nothing comes: an error event, then frames again when the camera goes on."""
+    """The connection stays open and nothing comes: an error event, then frames again when the camera goes on.
+
+    Two seconds are allowed here, to be quick.
+    """
     up = threading.Event()
     up.set()
     stalled: list[float] = []
@@ -93,10 +98,11 @@ def test_a_stall_in_mid_stream_is_told_within_five_seconds(tmp_path, watch):
             stalled.append(time.monotonic())
 
     with media.http_server(tmp_path, media.mjpeg_camera(20, up.is_set, hangs=True)) as base:
-        watched = watch(f"{base}/cam.mjpg", each=each, on_event=on_event, frames=8)
-    assert noticed[0] < 5
+        watched = watch(f"{base}/cam.mjpg", each=each, on_event=on_event, frames=8, read_timeout=2.0)
+    assert noticed[0] < 2.5
+    assert SourceOptions().read_timeout + MARGIN <= 5  # the same, with the default
     assert (8, True) == (len(watched.frames), watched.info.live)
-    assert watched.times[-1] > 4.5
+    assert watched.times[-1] > 2.5
 
 
 def test_an_mjpeg_camera_runs_on_the_wall_clock(tmp_path, watch):

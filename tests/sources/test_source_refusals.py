@@ -10,6 +10,7 @@ import pytest
 import media
 from neverblink.errors import ConfigError, SourceError, SourceRefused
 from neverblink.sources import SourceOptions, kind_of, open_source, redact
+from neverblink.sources.decoded import DecodedSource
 
 SECRET = "The password is hunter2. Second line of a file that nobody should read aloud.\n" * 40
 
@@ -94,6 +95,18 @@ def test_served_lists_cannot_reach_local_files(tmp_path, watch):
             assert isinstance(watched.error, SourceError), target
             assert [] == watched.frames, target
         assert isinstance(watch(f"{base}/notes.txt").error, SourceRefused)
+
+
+@pytest.mark.parametrize(
+    ("rules", "url"),
+    [("http", "file:{clip}"), ("http", "{clip}"), ("rtsp", "file:{clip}"), ("file", "concat:{clip}|{clip}")],
+)
+def test_the_child_itself_refuses_other_protocols(rules, url, tmp_path):
+    """Even if the parent were fooled about a name, the child's own list of protocols stands."""
+    clip = media.write_video(tmp_path / "clip.ts")
+    source = DecodedSource("fooled", url.format(clip=clip), kind="network", rules=rules, options=SourceOptions())
+    with pytest.raises(SourceError), source:
+        pass
 
 
 @pytest.mark.parametrize(("name", "words"), [("empty.mp4", "empty"), ("audio.m4a", "no video"), ("cut.mp4", "video")])

@@ -12,9 +12,17 @@ from collections.abc import Iterable, Sequence
 from neverblink.arcade.events import Claim, GameEvent, Kind, Score, Side
 from neverblink.arcade.pong import BALL_HEIGHT, BALL_WIDTH, FIELD_BOTTOM, FIELD_TOP, PADDLE_HEIGHT, PongState
 
-# Seconds until pictures show an event. One picture at 8 a second shows a new score or a new ball; a hit shows when the
-# ball has come away from the paddle. Play is locked to whole seconds for long stretches, so this border matters.
-VISIBLE_AFTER: dict[Kind, float] = {"serve": 0.125, "hit": 0.2, "point": 0.125, "game_over": 0.125, "new_game": 0.125}
+# Seconds until pictures show an event. At 8 a second the next picture shows a new ball; a score is drawn one emulator
+# frame late; a hit shows when the ball has come away from the paddle. Play is locked to whole seconds for long
+# stretches, so these borders matter.
+_PICTURE, _LATE = 1 / 8, 1 / 60
+VISIBLE_AFTER: dict[Kind, float] = {
+    "serve": _PICTURE,
+    "hit": 0.2,
+    "point": _PICTURE + _LATE,
+    "game_over": _PICTURE + _LATE,
+    "new_game": _PICTURE,
+}
 MOST_WORDS = 14
 USUAL = 0.75  # probability of a kind's first phrase: little variety is easier for a tiny model to learn
 

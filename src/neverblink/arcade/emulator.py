@@ -34,7 +34,9 @@ class Emulator:
         self._ale.setInt("random_seed", seed % 2**31)
         self._ale.setInt("frame_skip", 1)
         self._ale.setFloat("repeat_action_probability", 0.0)  # the same actions give the same game
-        self._ale.loadROM(roms.get_rom_path(game))
+        rom = roms.get_rom_path(game)
+        assert rom is not None
+        self._ale.loadROM(rom)
         self.reset()
 
     def reset(self) -> None:
@@ -50,6 +52,14 @@ class Emulator:
     def poke(self, address: int, value: int) -> None:
         """Writes one byte of the console's memory, 0 <= address < 128."""
         self._ale.setRAM(address, value)
+        self._ale.getRAM(self._ram)
+
+    def save(self) -> object:
+        """The whole console, to go back to with `restore`."""
+        return self._ale.cloneState()
+
+    def restore(self, snapshot: object) -> None:
+        self._ale.restoreState(snapshot)
         self._ale.getRAM(self._ram)
 
     @property

@@ -78,34 +78,35 @@ class PongGame:
         self._fixed_style = style
         self._frame = -1
         self._events: list[GameEvent] = []
-        self._start_game()
-        if start_score is not None:
-            self._start_inside(start_score)
-        self.state = self._look()
         if start_score is None:
+            self._start_game((0, 0))
+            self.state = self._look()
             self._tell("new_game", "", (0, 0))
+        else:
+            self._start_inside(start_score)
 
     def _start_inside(self, start_score: Score | Literal["random"]) -> None:
-        score = start_score
-        if score == "random":
+        warm_up = 0  # frames; a point may fall in them, so a random score is where the warm-up starts
+        if start_score == "random":
+            warm_up = self._rng.randrange(10 * FRAMES_PER_SECOND)
             # Ends of games are rare: a quarter of the streams start close to one.
             lowest = self._rng.choice((0, 0, 0, WINNING_SCORE - 3))
             ahead, other = self._rng.randrange(lowest, WINNING_SCORE), self._rng.randrange(WINNING_SCORE)
-            score = (ahead, other) if self._rng.random() < 0.5 else (other, ahead)
-        if not all(0 <= points < WINNING_SCORE for points in score):
-            raise ConfigError(f"start score {score}: each side needs 0 to {WINNING_SCORE - 1}")
+            start_score = (ahead, other) if self._rng.random() < 0.5 else (other, ahead)
+        if not all(0 <= points < WINNING_SCORE for points in start_score):
+            raise ConfigError(f"start score {start_score}: each side needs 0 to {WINNING_SCORE - 1}")
+        self._start_game(start_score)
+        self.state = self._look()
+        for _ in range(warm_up):
+            next(self)
+        self._events.clear()
+        self._frame = 0
+        self.state = self.state._replace(frame=0, time=0.0)
+
+    def _start_game(self, score: Score) -> None:
+        self._emulator.reset()
         for address, points in zip((LEFT_SCORE, RIGHT_SCORE), score, strict=True):
             self._emulator.poke(address, points)
-        if start_score == "random":
-            self.state = self._look()
-            for _ in range(self._rng.randrange(10 * FRAMES_PER_SECOND)):
-                next(self)
-            self._events.clear()
-            self._frame = -1
-        # Play may have gone on past a point: the score drawn is where it started, not a promise.
-
-    def _start_game(self) -> None:
-        self._emulator.reset()
         for _ in range(UNSTEADY_FRAMES):
             self._emulator.step(NOOP)
         self.style = self._fixed_style or Style.draw(self._rng)
@@ -127,16 +128,9 @@ class PongGame:
 
     def __next__(self) -> PongState:
         before = self.state
-        if self._emulator.over:
-            self._held += 1
-            if self._held > HOLD_FRAMES:
-                self._start_game()
-                self.state = self._look()
-                self._tell("new_game", "", self.state.score)
-            else:
-                self.state = self._look()
-            return self.state
-        self._emulator.step(self._action(before))
+        if max(before.score) >= WINNING_SCORE:
+            return self._hold()
+        self._step(self._action(before), before.score)
         self.state = after = self._look()
         if after.in_play and not before.in_play:
             self._tell("serve", "right" if after.ball_dx > 0 else "left")
@@ -150,6 +144,32 @@ class PongGame:
             if max(after.score) >= WINNING_SCORE:
                 self._tell("game_over", scorer, after.score)
         return after
+
+    def _hold(self) -> PongState:
+        if self._held == 0:
+            self._emulator.step(NOOP)  # draws the last score; from here on the emulator stands still
+        self._held += 1
+        if self._held <= HOLD_FRAMES:
+            self.state = self._look()
+            return self.state
+        self._start_game((0, 0))
+        self.state = self._look()
+        self._tell("new_game", "", self.state.score)
+        return self.state
+
+    def _step(self, action: int, score: Score) -> None:
+        """One frame. The picture shows a score one frame after memory has it, and the emulator stops at the very frame
+        of the last point: that frame is played again from 19, then 21 is written, so that the end can be seen."""
+        at_stake = max(score) == WINNING_SCORE - 1
+        snapshot = self._emulator.save() if at_stake else None
+        self._emulator.step(action)
+        if snapshot is None or not self._emulator.over:
+            return
+        winner = LEFT_SCORE if self._emulator.ram[LEFT_SCORE] == WINNING_SCORE else RIGHT_SCORE
+        self._emulator.restore(snapshot)
+        self._emulator.poke(winner, WINNING_SCORE - 2)
+        self._emulator.step(action)
+        self._emulator.poke(winner, WINNING_SCORE)
 
     def _tell(self, kind: Kind, side: Side, score: Score | None = None) -> None:
         self._events.append(GameEvent(self.state.time, Claim(kind, side, score)))

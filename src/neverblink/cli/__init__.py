@@ -70,12 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(message: str, status: int, error: BaseException, arguments: Sequence[str]) -> int:
     from neverblink.outputs.base import plain
+    from neverblink.sources.base import redact  # a URL in a message may hold a password
 
     if "--debug" in arguments:
         import traceback
 
-        traceback.print_exception(error)
-    print(f"neverblink: {plain(message)}", file=sys.stderr)
+        print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    print(f"neverblink: {redact(plain(message))}", file=sys.stderr)
     return status
 
 

@@ -285,7 +285,9 @@ class StreamingVLM:
         body = _body(rows)
         drop = np.zeros(len(rows), dtype=bool)
         answered = body & (turns <= i - text)
-        moved = [np.flatnonzero(answered & (kinds == Kind.SAID) & (turns == t))[:-1] for t in np.unique(turns[answered])]
+        moved = [
+            np.flatnonzero(answered & (kinds == Kind.SAID) & (turns == t))[:-1] for t in np.unique(turns[answered])
+        ]
         drop |= answered & np.isin(kinds, (Kind.HEAD, Kind.SAID, Kind.CLOSE))
         if window > text:
             drop |= answered & (kinds == Kind.TIME)
@@ -339,5 +341,7 @@ def make_policy(name: str, **options: Any) -> Any:
     known = {f.name for f in fields(factory)}
     for option in options:
         if option not in known:
-            raise ConfigError(f"KV policy {name!r} has no option {option!r}; it has: {', '.join(sorted(known)) or 'none'}")
+            raise ConfigError(
+                f"KV policy {name!r} has no option {option!r}; it has: {', '.join(sorted(known)) or 'none'}"
+            )
     return factory(**options)

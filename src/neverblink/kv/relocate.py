@@ -40,12 +40,12 @@ def relocate(
         rebase_at: positions are turned back to zero when the next token would stand beyond this.
     """
     keep, n = plan.keep, table.n
-    cached = keep[keep < n]
-    assert np.array_equal(keep[: len(cached)], cached), "a plan keeps pending rows behind cached ones"
     dropped = table.m - len(keep)
     if not plan.reuse:
         _rewrite(table, plan)
         return Moved(dropped, 0, False)
+    cached = keep[keep < n]
+    assert np.array_equal(keep[: len(cached)], cached), "a plan keeps pending rows behind cached ones"
     unchanged = len(keep) == table.m and bool((keep == np.arange(table.m)).all())
     if unchanged and (positions == "native" or table.next_pos <= rebase_at):
         return Moved(0, 0, False)

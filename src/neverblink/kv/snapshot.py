@@ -136,7 +136,9 @@ def _checked(stream: Any, tensors: dict[str, torch.Tensor], plain: Any) -> dict[
             raise SnapshotError(f"the snapshot is damaged: {what}")
 
     names = ("n", "m", "anchors", "next_pos", "next_serial", "turn", "end")
-    demand(isinstance(plain, dict) and all(isinstance(plain.get(k), int | float) for k in names), "its state is missing")
+    demand(
+        isinstance(plain, dict) and all(isinstance(plain.get(k), int | float) for k in names), "its state is missing"
+    )
     n, m, anchors = plain["n"], plain["m"], plain["anchors"]
     demand(all(isinstance(x, int) for x in (n, m, anchors, plain["turn"])), "its counts are no whole numbers")
     demand(0 <= anchors <= n <= m <= table.max_rows, f"rows {anchors} <= {n} <= {m} <= {table.max_rows} do not hold")
@@ -152,7 +154,9 @@ def _checked(stream: Any, tensors: dict[str, torch.Tensor], plain: Any) -> dict[
     for layer in range(arena.layers):
         for part, rows in (("k", n), ("v", n), ("masters", anchors)):
             value = tensors.get(f"{part}.{layer}")
-            demand(value is not None and value.shape == (heads, rows, width), f"{part} of layer {layer} has a wrong shape")
+            demand(
+                value is not None and value.shape == (heads, rows, width), f"{part} of layer {layer} has a wrong shape"
+            )
             demand(value.dtype == arena.dtype, f"{part} of layer {layer} is {value.dtype}, not {arena.dtype}")
     demand("random" in tensors, "the state of its random numbers is missing")
     return plain

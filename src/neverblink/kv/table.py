@@ -6,13 +6,16 @@ Positions of any kept set follow from two columns: `pos = exclusive_cumsum(adv) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from neverblink.errors import BudgetError
-from neverblink.models.base import VisionBlock
 from neverblink.types import Kind, Piece
+
+if TYPE_CHECKING:
+    from neverblink.models.base import VisionBlock
 
 COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "ids": (np.int64, ()),
@@ -128,6 +131,20 @@ class Table:
         a = self.n
         self.pos[a:upto] = layout(self.adv[a:upto], self.loc[a:upto], self.next_pos)
         return self.pos[a:upto]
+
+    def places(self, contiguous: bool) -> np.ndarray:
+        """Positions [m, 3] of all rows: counted from the first held row, or (native) as they were and will be fed."""
+        if contiguous:
+            return layout(self.adv[: self.m], self.loc[: self.m])
+        pending = layout(self.adv[self.n : self.m], self.loc[self.n : self.m], self.next_pos)
+        return np.concatenate([self.pos[: self.n], pending])
+
+    def vision_cells(self, a: int, b: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """For each turn with vision in rows [a, b): the turn, its rows counted from a, and their cells."""
+        turns, cells = self.turns[a:b], self.cells[a:b]
+        for turn in np.unique(turns[cells >= 0]):
+            at = np.flatnonzero((turns == turn) & (cells >= 0))
+            yield int(turn), at, cells[at].astype(np.int64)
 
     def commit(self, upto: int) -> None:
         """Rows [n, upto) are in the arena now."""

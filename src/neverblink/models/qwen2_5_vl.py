@@ -49,9 +49,7 @@ class Qwen25VL:
 
     family = "qwen2_5_vl"
 
-    def __init__(
-        self, model: Any, tokenizer: Any, pixels: PixelOptions, name: str = "", time_grid: TimeGrid = "stock"
-    ):
+    def __init__(self, model: Any, tokenizer: Any, pixels: PixelOptions, name: str = "", time_grid: TimeGrid = "stock"):
         rope = model.model.language_model.rotary_emb.rope_type
         if rope not in ("default", "mrope", "linear", "yarn"):
             raise ModelError(

@@ -29,7 +29,7 @@ source_kinds = Registry(
 NETWORK_SCHEMES = ("rtsp", "rtsps", "http", "https")
 
 
-def open_source(name: str | os.PathLike[str], options: SourceOptions = SourceOptions()) -> Source:  # noqa: B008 - frozen
+def open_source(name: str | os.PathLike[str], options: SourceOptions = SourceOptions()) -> Source:
     """The source of this name, not yet started: use it in a `with` block. Refuses what it does not know."""
     text = os.fspath(name)
     kind = "file" if isinstance(name, os.PathLike) else kind_of(text)

@@ -224,6 +224,8 @@ class Decoder:
                 packet = next(packets, None)
             except (av.error.ExitError, av.error.TimeoutError) as error:
                 raise FailureError(f"nothing arrived for {self.request['read_timeout']:g} s") from error
+            except IndexError as error:  # PyAV, where a damaged header numbers its streams wrongly
+                raise RefusalError("its list of streams is broken") from error
             except av.error.FFmpegError as error:
                 if self.request["kind"] == "file":
                     self._tail_broken = True
@@ -236,7 +238,9 @@ class Decoder:
                 self._tail_broken = packet.is_corrupt
             try:
                 decoded = packet.decode()
-            except (av.error.InvalidDataError, av.error.BugError, av.error.ExternalError, av.error.ArgumentError):
+            except av.error.MemoryError:
+                raise
+            except av.error.FFmpegError:
                 self.broken_packets += 1
                 self._tail_broken = True
                 decoded = []

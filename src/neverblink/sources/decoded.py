@@ -146,7 +146,8 @@ class DecodedSource:
                 if isinstance(failure, SourceDamaged) or (isinstance(failure, SourceError) and self._last < 0):
                     return failure
                 at = max(0.0, self._last)
-                return SourceDamaged(f"{self.name}: {self._safe(failure)}, at {at:.2f} s", at)
+                where = "" if isinstance(failure, SourceError) else f"{self.name}: "  # ours name the source already
+                return SourceDamaged(f"{where}{self._safe(failure)}, at {at:.2f} s", at)
             if not self.options.retry:
                 return SourceError(f"{self.name}: {self._safe(failure)}; it is not tried again (retry is off)")
             if self._last > before or lost_at is None:  # it had come back: a new outage

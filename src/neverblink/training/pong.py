@@ -44,7 +44,13 @@ def corpus(seeds: int = 30, seconds: int = 120) -> Iterator[str]:
             yield second.state_text
             yield f"Time={second.start * 97:.1f}-{second.start * 97 + 1:.1f}s"
     for _ in range(200):
-        yield from (f"system\n{SYSTEM}\n{COMMENTATE}", f"{SYSTEM}\n{DESCRIBE}", "previous text\n", "user\n", "assistant\n")
+        yield from (
+            f"system\n{SYSTEM}\n{COMMENTATE}",
+            f"{SYSTEM}\n{DESCRIBE}",
+            "previous text\n",
+            "user\n",
+            "assistant\n",
+        )
 
 
 def footage(seed: int, size: SmallVLM, pixels: PixelOptions, dense: torch.Tensor) -> tuple[str, Iterator[Footage]]:
@@ -73,7 +79,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=LoopOptions().batch)
     parser.add_argument("--lr", type=float, default=LoopOptions().lr)
     parser.add_argument("--resume-from", type=Path, help="start from these weights instead of from scratch")
-    parser.add_argument("--dense", type=float, nargs=2, default=(0.8, 0.15), help="share of state lines, first and last")
+    parser.add_argument(
+        "--dense", type=float, nargs=2, default=(0.8, 0.15), help="share of state lines, first and last"
+    )
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
