@@ -62,7 +62,7 @@ class StreamOptions:
         """A chunk as a policy sees it, with the room that its answer and a question may take."""
         tokens = sum(len(p.ids) for p in pieces) + 1  # 1: the newline that closes the turn before
         reserve = self.most_tokens(chunk.seconds) + 1 + self.reserve
-        return Coming(turn, chunk.start, chunk.end, len(chunk.frames), tokens, reserve, room, silence_ids)
+        return Coming(turn, chunk.start, chunk.end, self.frames, tokens, reserve, room, silence_ids)
 
     def shape(self, adapter: Adapter, script: Script) -> Shape:
         """Upper bounds of a stream's turns, from which a policy computes its budget."""

@@ -16,6 +16,11 @@ HEIGHT, WIDTH = 210, 160  # pixels of the picture
 NOOP, FIRE, UP, RIGHT, LEFT, DOWN = range(6)  # joystick actions, as the emulator numbers them
 
 
+def frame_at(time: float) -> int:
+    """The emulator frame that is on the screen at a media time in seconds."""
+    return int(time * FRAMES_PER_SECOND + 1e-9)
+
+
 class Emulator:
     """A running game: `step` advances one frame (1/60 s); ram and pixels show the frame reached."""
 

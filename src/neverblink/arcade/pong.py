@@ -18,6 +18,9 @@ from neverblink.errors import ConfigError
 
 # Addresses in the 128 bytes of memory.
 LEFT_SCORE, RIGHT_SCORE, BALL_X, LEFT_Y, RIGHT_Y, BALL_Y, BALL_SPEED = 13, 14, 49, 50, 51, 54, 58
+# Where the console keeps which digit to draw as the last one of each score, and how far the next digit is.
+DIGIT = {LEFT_SCORE: 69, RIGHT_SCORE: 71}
+DIGIT_STEP = 5
 # What to take from the byte to get the pixel column or row of the object's top left corner.
 BALL_X_OFFSET, BALL_Y_OFFSET, LEFT_Y_OFFSET, RIGHT_Y_OFFSET = 49, 14, 15, 13
 
@@ -147,7 +150,7 @@ class PongGame:
 
     def _hold(self) -> PongState:
         if self._held == 0:
-            self._emulator.step(NOOP)  # draws the last score; from here on the emulator stands still
+            self._draw_last_score()
         self._held += 1
         if self._held <= HOLD_FRAMES:
             self.state = self._look()
@@ -158,18 +161,30 @@ class PongGame:
         return self.state
 
     def _step(self, action: int, score: Score) -> None:
-        """One frame. The picture shows a score one frame after memory has it, and the emulator stops at the very frame
-        of the last point: that frame is played again from 19, then 21 is written, so that the end can be seen."""
-        at_stake = max(score) == WINNING_SCORE - 1
-        snapshot = self._emulator.save() if at_stake else None
+        """One frame. The emulator stops for good at the frame of the last point, before the picture shows the score:
+        so that frame is played again from 19, and 21 is written into the memory of a game that goes on at 20."""
+        snapshot = self._emulator.save() if max(score) == WINNING_SCORE - 1 else None
         self._emulator.step(action)
         if snapshot is None or not self._emulator.over:
             return
-        winner = LEFT_SCORE if self._emulator.ram[LEFT_SCORE] == WINNING_SCORE else RIGHT_SCORE
+        winner = self._winner()
         self._emulator.restore(snapshot)
         self._emulator.poke(winner, WINNING_SCORE - 2)
         self._emulator.step(action)
         self._emulator.poke(winner, WINNING_SCORE)
+
+    def _draw_last_score(self) -> None:
+        """Two frames of the game that goes on at 20, with the digit after it."""
+        winner = self._winner()
+        self._emulator.poke(winner, WINNING_SCORE - 1)
+        self._emulator.step(NOOP)
+        self._emulator.poke(DIGIT[winner], int(self._emulator.ram[DIGIT[winner]]) + DIGIT_STEP)
+        self._emulator.step(NOOP)
+        self._emulator.poke(winner, WINNING_SCORE)
+
+    def _winner(self) -> int:
+        """The address of the score that is 21."""
+        return LEFT_SCORE if self._emulator.ram[LEFT_SCORE] == WINNING_SCORE else RIGHT_SCORE
 
     def _tell(self, kind: Kind, side: Side, score: Score | None = None) -> None:
         self._events.append(GameEvent(self.state.time, Claim(kind, side, score)))

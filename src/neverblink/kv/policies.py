@@ -29,7 +29,7 @@ class Coming:
     turn: int
     start: float  # media seconds
     end: float
-    frames: int
+    frames: int  # of a chunk that lost none
     tokens: int  # what the turn will append before the model speaks, pending rows not counted
     reserve: int  # what the model may say, and the room for a question
     room: int  # rows of the arena

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from neverblink.arcade.commentary import describe_state, second_of, write_second
-from neverblink.arcade.emulator import FRAMES_PER_SECOND, HEIGHT, WIDTH
+from neverblink.arcade.emulator import FRAMES_PER_SECOND, HEIGHT, WIDTH, frame_at
 from neverblink.arcade.events import GameEvent, Score
 from neverblink.arcade.pong import PongGame, PongState, Style
 
@@ -55,7 +55,7 @@ def pong_stream(
         in_second = int((second + 1) * fps - 1e-9) + 1 - taken  # pictures taken before second + 1
         frames = np.empty((in_second, HEIGHT, WIDTH, 3), np.uint8)
         for n in range(in_second):
-            wanted = int((taken + n) * FRAMES_PER_SECOND / fps + 1e-9)
+            wanted = frame_at((taken + n) / fps)
             while state.frame < wanted:
                 state = next(game)
             frames[n] = game.pixels
