@@ -146,7 +146,7 @@ def test_trace(name: str) -> None:
             want = torch.from_numpy(k_store[uids, layer]).transpose(0, 1)  # [heads, rows, dim]
             want = want if append else rotate(want, cos[0], sin[0])
             held = stream.arena.k[layer][0, :, : rows.n]
-            torch.testing.assert_close(held, want, atol=1e-4, rtol=0, msg=lambda m: f"{at}: keys of layer {layer}: {m}")
+            np.testing.assert_allclose(held, want, atol=1e-4, rtol=0, err_msg=f"{at}: keys of layer {layer}")
             values = stream.arena.v[layer][0, :, : rows.n]
             torch.testing.assert_close(
                 values, torch.from_numpy(v_store[uids, layer]).transpose(0, 1), atol=1e-4, rtol=0

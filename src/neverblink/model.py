@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from neverblink.errors import ConfigError, ModelError
+from neverblink.kv.relocate import Positions
 from neverblink.models import families
 from neverblink.models.base import Adapter
 from neverblink.models.bundled import BUNDLED, Card, read_card
@@ -127,7 +128,7 @@ class Model:
         fps: float | None = None,
         policy: str = "streaming",
         policy_options: Mapping[str, Any] | None = None,
-        positions: str = "contiguous",
+        positions: Positions = "contiguous",
         seconds: float | None = None,
         realtime: bool = False,
         start: float = 0.0,
@@ -160,14 +161,12 @@ class Model:
         from neverblink.sources.chunks import chunks
 
         options = self.options(policy, policy_options)
-        speak = options.speak
-        for name, value in (
-            ("max_tokens_per_second", max_tokens_per_second),
-            ("temperature", temperature),
-            ("seed", seed),
-        ):
-            if value is not None:
-                speak = replace(speak, **{name: value})
+        given: dict[str, Any] = {
+            "max_tokens_per_second": max_tokens_per_second,
+            "temperature": temperature,
+            "seed": seed,
+        }
+        speak = replace(options.speak, **{k: v for k, v in given.items() if v is not None})
         options = replace(options, fps=fps or options.fps, positions=positions, speak=speak)
         script = self.card.script if query is None else {**self.card.script, "query": query}
         waiting = sorted((questions or {}).items())

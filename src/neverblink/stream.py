@@ -91,7 +91,7 @@ class Stream:
         text = self.script.text_of(said)
         why = "silence" if not text and why == "end" else why
         numbers = (len(said), self.table.n, len(chunk.frames), chunk.dropped, seconds)
-        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, question, answer)
+        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, question, answer, self.budget)
 
     @torch.inference_mode()
     def ask(self, question: str, *, remember: bool = False) -> str:

@@ -50,9 +50,10 @@ class Caption:
     kv_tokens: int  # rows in the KV cache after this step
     frames_used: int
     frames_dropped: int
-    seconds: dict[str, float] = field(default_factory=dict)  # stage -> wall seconds: see, make_room, read, speak, answer
+    seconds: dict[str, float] = field(default_factory=dict)  # see, make_room, read, speak, answer: wall s
     question: str | None = None
     answer: str | None = None  # set when a question was asked with this chunk
+    kv_budget: int = 0  # rows that the KV cache will never pass
 
     @property
     def latency(self) -> float:

@@ -83,7 +83,9 @@ def poison(stream: Stream) -> None:
 def state(stream: Stream) -> dict[str, Any]:
     """Everything that the next second depends on."""
     table = stream.table
-    held = {f"{name}{i}": t[0, :, : table.n].clone() for name in "kv" for i, t in enumerate(getattr(stream.arena, name))}
+    held = {
+        f"{name}{i}": t[0, :, : table.n].clone() for name in "kv" for i, t in enumerate(getattr(stream.arena, name))
+    }
     rows = {n: c for n, c in table.columns().items() if n not in ("pos", "pos0")}
     rows["pos"], rows["pos0"] = table.pos[: table.n].copy(), table.pos0[: table.anchors].copy()
     numbers = (table.n, table.m, table.anchors, table.next_pos, table.next_serial, stream.turn, stream.end)
@@ -126,7 +128,10 @@ def test_positions_have_one_offset_and_anchors_come_from_masters(plot: Plot) -> 
             offset = rows.pos[: rows.n] - stream.places()[: rows.n]
             np.testing.assert_allclose(offset, np.full_like(offset, offset[0, 0]), atol=1e-9)
             assert table.next_pos - rows.adv[: rows.n].sum() == pytest.approx(offset[0, 0])
-        old, new = torch.from_numpy(rows.pos0[: table.anchors].copy()), torch.from_numpy(rows.pos[: table.anchors].copy())
+        old, new = (
+            torch.from_numpy(rows.pos0[: table.anchors].copy()),
+            torch.from_numpy(rows.pos[: table.anchors].copy()),
+        )
         cos, sin = stream.adapter.rotation(old, new)
         for k, masters in zip(stream.arena.k, stream.arena.masters, strict=True):
             turned = rotate(masters[0, :, : table.anchors], cos, sin)

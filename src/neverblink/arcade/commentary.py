@@ -54,9 +54,14 @@ def _pattern() -> tuple[re.Pattern[str], list[Kind]]:
 _PATTERN, _PATTERN_KINDS = _pattern()
 
 
+def visible_at(event: GameEvent) -> float:
+    """Media second from which pictures show an event."""
+    return event.time + VISIBLE_AFTER[event.kind] + 1e-9
+
+
 def second_of(event: GameEvent) -> int:
     """The second in which an event is to be spoken of: the one whose pictures show it."""
-    return int(event.time + VISIBLE_AFTER[event.kind] + 1e-9)
+    return int(visible_at(event))
 
 
 def shorten(claims: Sequence[Claim], most_words: int = MOST_WORDS) -> list[Claim]:

@@ -6,6 +6,7 @@ The truth is read from the console's memory; tests/arcade/test_pong.py checks th
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -30,6 +31,7 @@ FIELD_TOP, FIELD_BOTTOM = 34, 194  # pixel rows: the field is [34, 194)
 
 WINNING_SCORE = 21
 HOLD_FRAMES = 150  # a finished game stays on the screen for 2.5 s
+MOST_EVENTS = 10_000  # about three hours
 UNSTEADY_FRAMES = 3  # after a reset the console shows its idle colours for a moment
 FIRE_UP, FIRE_DOWN, FIRE_STILL = 11, 12, 1  # a stroke with the button held drives the ball faster
 UP, STAY, DOWN = RIGHT, NOOP, LEFT  # the paddle knob: turning right moves the paddle up
@@ -80,7 +82,8 @@ class PongGame:
         self._emulator = Emulator("pong", self._rng.randrange(2**31))
         self._fixed_style = style
         self._frame = -1
-        self._events: list[GameEvent] = []
+        # Hours of events may wait to be taken, but not months: a stream without end must not grow.
+        self._events: deque[GameEvent] = deque(maxlen=MOST_EVENTS)
         if start_score is None:
             self._start_game((0, 0))
             self.state = self._look()
@@ -123,7 +126,8 @@ class PongGame:
 
     def take_events(self) -> list[GameEvent]:
         """What happened since the last call, oldest first."""
-        events, self._events = self._events, []
+        events = list(self._events)
+        self._events.clear()
         return events
 
     def __iter__(self) -> Iterator[PongState]:

@@ -142,7 +142,7 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
         try:
             for caption in captions:
                 at = caption.end
-                console.status.kv_budget = getattr(model, "kv_budget", None)  # known once the stream has been made
+                console.status.kv_budget = caption.kv_budget or None
                 for event in recorder.caption(caption):
                     everywhere.write(event)
         except SourceError as error:

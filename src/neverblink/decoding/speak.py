@@ -43,8 +43,12 @@ class Sampler:
     """
 
     def __init__(self, options: SpeakOptions, processor: Any | None = None):
-        from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
-        from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+        from transformers import (
+            LogitsProcessorList,
+            RepetitionPenaltyLogitsProcessor,
+            TemperatureLogitsWarper,
+            TopPLogitsWarper,
+        )
 
         self.options = options
         self.generator = torch.Generator().manual_seed(options.seed)

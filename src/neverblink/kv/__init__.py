@@ -1,1 +1,1 @@
-"""The streaming KV cache: arena (tensors), table (rows), policies (decide), relocate (do), cache (transformers' view)."""
+"""The streaming KV cache: table (rows), policies (decide), relocate (does), arena (tensors), cache (their view)."""

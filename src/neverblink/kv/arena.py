@@ -45,9 +45,9 @@ class Arena:
             self.masters = [torch.zeros(front, dtype=dtype, device=device) for _ in range(layers)]
         except (torch.OutOfMemoryError, RuntimeError) as error:
             raise BudgetError(
-                f"the KV cache needs {self.nbytes / 2**20:.0f} MiB ({layers} layers x {slots} streams x {kv_heads} heads "
-                f"x {max_rows} rows x {head_dim} x {dtype}) and {device} has not so much free; lower --vision-window, "
-                f"--text-window or the frame size"
+                f"the KV cache needs {self.nbytes / 2**20:.0f} MiB ({layers} layers x {slots} streams x {kv_heads} "
+                f"heads x {max_rows} rows x {head_dim} x {dtype}) and {device} has not so much free; lower "
+                f"--vision-window, --text-window or the frame size"
             ) from error
 
     @classmethod

@@ -140,7 +140,7 @@ def _turn(
 
 
 def turn(k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate keys [.., n, dim] by angles [n, dim]; computed in float32 or wider, returned in k's dtype, a new tensor."""
+    """Rotate keys [.., n, dim] by angles [n, dim]; computed in float32 or wider; a new tensor of k's dtype."""
     wide = k if k.dtype == torch.float64 else k.float()
     half = wide.shape[-1] // 2
     swapped = torch.cat((-wide[..., half:], wide[..., :half]), dim=-1)

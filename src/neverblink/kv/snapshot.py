@@ -144,19 +144,17 @@ def _checked(stream: Any, tensors: dict[str, torch.Tensor], plain: Any) -> dict[
     demand(0 <= anchors <= n <= m <= table.max_rows, f"rows {anchors} <= {n} <= {m} <= {table.max_rows} do not hold")
     demand(anchors <= arena.anchor_rows, f"{anchors} anchors > {arena.anchor_rows}")
     for name in COLUMNS:
-        column, own = tensors.get(f"table.{name}"), torch.from_numpy(getattr(table, name))
-        demand(column is not None, f"column {name} is missing")
+        demand(f"table.{name}" in tensors, f"column {name} is missing")
+        column, own = tensors[f"table.{name}"], torch.from_numpy(getattr(table, name))
         demand(column.shape == (m, *own.shape[1:]) and column.dtype == own.dtype, f"column {name} has a wrong shape")
         demand(bool(torch.isfinite(column.double()).all()), f"column {name} holds no numbers")
     kinds = tensors["table.kinds"]
-    demand(not m or 0 <= int(kinds.min()) and int(kinds.max()) <= max(Kind), "a row has an unknown kind")
+    demand(not m or (0 <= int(kinds.min()) and int(kinds.max()) <= max(Kind)), "a row has an unknown kind")
     heads, width = arena.k[0].shape[1], arena.k[0].shape[3]
     for layer in range(arena.layers):
         for part, rows in (("k", n), ("v", n), ("masters", anchors)):
-            value = tensors.get(f"{part}.{layer}")
-            demand(
-                value is not None and value.shape == (heads, rows, width), f"{part} of layer {layer} has a wrong shape"
-            )
+            value = tensors.get(f"{part}.{layer}", torch.empty(0))
+            demand(value.shape == (heads, rows, width), f"{part} of layer {layer} has a wrong shape")
             demand(value.dtype == arena.dtype, f"{part} of layer {layer} is {value.dtype}, not {arena.dtype}")
     demand("random" in tensors, "the state of its random numbers is missing")
     return plain

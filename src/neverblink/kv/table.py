@@ -82,7 +82,9 @@ class Table:
         self.anchors = 0  # leading rows whose keys have a first-written master
         self.next_pos = 0.0  # where the next token fed will stand
         self.next_serial = 0
-        self._columns = {name: np.zeros((max_rows, *shape), dtype) for name, (dtype, shape) in COLUMNS.items()}
+        self._columns: dict[str, np.ndarray] = {
+            name: np.zeros((max_rows, *shape), dtype) for name, (dtype, shape) in COLUMNS.items()
+        }
 
     def __getattr__(self, name: str) -> np.ndarray:
         try:

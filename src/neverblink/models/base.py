@@ -1,4 +1,4 @@
-"""What a stream needs of a model: the adapter protocol. One file a family implements it on stock transformers classes."""
+"""What a stream needs of a model: the adapter protocol. One file a family implements it on stock classes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Adapter(Protocol):
         ...
 
     def forward(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Feed [T, hidden] at positions [3, T]; the cache appends the new keys and values. Returns hidden [T, hidden]."""
+        """Feed [T, hidden] at positions [3, T]; the cache appends the new keys and values. Gives [T, hidden]."""
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

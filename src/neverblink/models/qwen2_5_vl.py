@@ -26,7 +26,7 @@ class LinearPatches(torch.nn.Module):
 
     def __init__(self, stock: torch.nn.Module):
         super().__init__()
-        self.proj = stock.proj
+        self.proj: Any = stock.proj
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """[patches, values] -> [patches, hidden]."""

@@ -27,9 +27,10 @@ games = Registry("arcade game", {"pong": "neverblink.arcade.pong:PongGame"})
 
 
 class ArcadeSource:
-    """A game as a source. With `options.realtime` it is live: it runs by the wall clock, and a late reader loses frames.
+    """A game as a source.
 
-    Otherwise it runs as fast as it is read and drops nothing.
+    With `options.realtime` it is live: it runs by the wall clock, and a late reader loses frames. Otherwise it runs as
+    fast as it is read and drops nothing.
     """
 
     info: SourceInfo
@@ -106,7 +107,5 @@ def parse_name(name: str) -> tuple[str, int, Any]:
         elif key == "score" and (pair or value == "random"):
             score = (int(pair[1]), int(pair[2])) if pair else value
         else:
-            raise SourceRefused(
-                f"{name}: {key}={value} is not known; use seed=NUMBER, score=LEFT-RIGHT or score=random"
-            )
+            raise SourceRefused(f"{name}: {key}={value} is unknown; use seed=NUMBER, score=LEFT-RIGHT or score=random")
     return match[1], seed, score

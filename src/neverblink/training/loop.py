@@ -97,7 +97,8 @@ def train(
         kept = torch.load(state, weights_only=True)
         optimizer.load_state_dict(kept["optimizer"])
         first = kept["step"]
-    began, seen, averages = time.monotonic(), 0.0, {}
+    began, seen = time.monotonic(), 0.0
+    averages: dict[str, float] = {}
     for step in range(first, options.steps):
         elapsed = (time.monotonic() - began) / 60
         done = max(step / options.steps, elapsed / options.minutes)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def footage(seed: int, size: SmallVLM, pixels: PixelOptions, dense: torch.Tensor
     rng = np.random.default_rng(seed)
     describe = rng.random() < float(dense)
     seed %= BENCHMARK_SEEDS
-    start = None if rng.random() < 0.1 else "random"
+    start: Literal["random"] | None = None if rng.random() < 0.1 else "random"
     length = int(rng.integers(40, 240))
 
     def seconds() -> Iterator[Footage]:

@@ -12,8 +12,8 @@ from typing import Any
 class SmallVLM:
     """A small `Qwen2_5_VLForConditionalGeneration`.
 
-    A Pong ball is 2x4 pixels: the picture stays at native width. Where a ball stands within a patch is a linear function
-    of its pixels, so large patches lose nothing and keep both the tower and the context short.
+    A Pong ball is 2x4 pixels: the picture stays at native width. Where a ball stands within a patch is a linear
+    function of its pixels, so large patches lose nothing and keep both the tower and the context short.
     """
 
     hidden: int = 256

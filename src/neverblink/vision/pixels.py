@@ -79,7 +79,7 @@ def patchify(
         patches [t*h*w, 3 * temporal_patch * patch * patch] float32, ordered as the towers want them (the patches of
         one merged token stand together), and the grid (t, h, w) in patches.
     """
-    size = fit(*frames[-1].shape[:2], options)
+    size = fit(frames[-1].shape[0], frames[-1].shape[1], options)
     if len({f.shape for f in frames}) == 1:
         stack = _resize(torch.from_numpy(np.stack(frames)).to(device).permute(0, 3, 1, 2), size)
     else:

@@ -1,0 +1,251 @@
+"""How well a model speaks of a game whose truth is known: events told in time, scores read, silence kept.
+
+    python -m neverblink.bench.quality --model bundled --seed 1000000 --seconds 300
+
+prints one line of JSON. Training never sees seeds from 1,000,000 up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from neverblink.arcade.commentary import parse, visible_at
+from neverblink.arcade.events import KINDS, Claim, GameEvent, Kind, Score, Side
+from neverblink.errors import ConfigError, NeverblinkError
+
+if TYPE_CHECKING:
+    from neverblink.model import Model
+
+TOLERANCE = 1.0  # seconds
+Result = dict[str, Any]
+
+
+class Line(NamedTuple):
+    """What was said of [start, end), media seconds; "" is silence."""
+
+    start: float
+    end: float
+    text: str
+
+
+class Said(NamedTuple):
+    """One claim of a line."""
+
+    line: Line
+    claim: Claim
+
+
+def score(truth: Iterable[GameEvent], lines: Sequence[Line], tolerance: float = TOLERANCE) -> Result:
+    """Compare what was said with what happened.
+
+    A claim and an event belong together when kind and side agree and the event lies within `tolerance` seconds of
+    [start, end]; each is used once. Events that no watched picture could show are left out.
+
+    Returns:
+        event_precision, event_recall, event_f1: over all events (1.0 where there is nothing to say and nothing said).
+        by_kind: the same for each kind, with its numbers of events and claims.
+        score_accuracy: share of the scores stated with points and ends of games that are right: equal to the score of
+            the event told of, or, for a false alarm, to the score in force at the line's end. None if none was stated.
+        silence_accuracy: share of lines that are silent when, and only when, nothing new was to be seen.
+        false_alarms_per_minute: claims without an event, a minute of what was watched.
+        repetition_rate: share of spoken lines that repeat the spoken line before them word for word. In truth none do.
+    """
+    if not lines:
+        raise ConfigError("nothing was watched, so there is nothing to score; watch for at least one second")
+    watched = [event for event in truth if lines[0].start <= visible_at(event) < lines[-1].end]
+    watched.sort(key=lambda event: event.time)
+    said = [Said(line, claim) for line in lines for claim in parse(line.text)]
+    pairs = match(watched, said, tolerance)
+    told = {pair[1]: watched[pair[0]] for pair in pairs}  # index of a claim -> its event
+    minutes = sum(line.end - line.start for line in lines) / 60
+    by_kind = {}
+    for kind in KINDS:
+        events = sum(event.kind == kind for event in watched)
+        claims = sum(s.claim.kind == kind for s in said)
+        if events or claims:
+            hits = sum(event.kind == kind for event in told.values())
+            by_kind[kind] = {"events": events, "claims": claims, **_rates(hits, events, claims)}
+    stated = [
+        (i, s) for i, s in enumerate(said) if s.claim.score is not None and s.claim.kind in ("point", "game_over")
+    ]
+    right = sum(
+        s.claim.score == (told[i].score if i in told else score_at(watched, s.line.end)) for i, s in stated
+    )  # fmt: skip
+    return {
+        **{f"event_{name}": value for name, value in _rates(len(pairs), len(watched), len(said)).items()},
+        "by_kind": by_kind,
+        "score_accuracy": _round(right / len(stated)) if stated else None,
+        "silence_accuracy": _round(_silence_accuracy(watched, lines)),
+        "false_alarms_per_minute": _round((len(said) - len(pairs)) / minutes),
+        "repetition_rate": _round(_repetition_rate(lines)),
+    }
+
+
+def match(events: Sequence[GameEvent], said: Sequence[Said], tolerance: float) -> list[tuple[int, int]]:
+    """Pairs (event, claim) of indices: as many as possible, each used once, both in order of time."""
+    waiting: dict[tuple[Kind, Side], list[int]] = defaultdict(list)
+    for i, event in enumerate(events):
+        waiting[event.kind, event.side].append(i)
+    pairs = []
+    for j, (line, claim) in enumerate(said):
+        candidates = waiting[claim.kind, claim.side]
+        # Lines come in order: an event too old for this one is too old for the rest, so first come, first served.
+        while candidates and events[candidates[0]].time < line.start - tolerance:
+            candidates.pop(0)
+        if candidates and events[candidates[0]].time <= line.end + tolerance:
+            pairs.append((candidates.pop(0), j))
+    return pairs
+
+
+def score_at(events: Sequence[GameEvent], time: float) -> Score | None:
+    """The score in force at a media second; None when no event tells."""
+    scored = [event for event in events if event.score is not None]
+    before = [event for event in scored if event.time <= time]
+    if before:
+        return before[-1].score
+    first = next((event for event in scored if event.kind == "point"), None)
+    if first is None or first.score is None:
+        return None
+    left, right = first.score
+    return (left - 1, right) if first.side == "left" else (left, right - 1)
+
+
+def _rates(pairs: int, events: int, claims: int) -> dict[str, float]:
+    empty = float(events == claims == 0)
+    return {
+        "f1": _round(2 * pairs / (events + claims)) if events + claims else 1.0,
+        "precision": _round(pairs / claims) if claims else empty,
+        "recall": _round(pairs / events) if events else empty,
+    }
+
+
+def _silence_accuracy(events: Sequence[GameEvent], lines: Sequence[Line]) -> float:
+    shown = [visible_at(event) for event in events]
+    right = sum((not line.text) != any(line.start <= at < line.end for at in shown) for line in lines)
+    return right / len(lines)
+
+
+def _repetition_rate(lines: Sequence[Line]) -> float:
+    spoken = [line.text for line in lines if line.text]
+    repeats = sum(a == b for a, b in pairwise(spoken))
+    return repeats / len(spoken) if spoken else 0.0
+
+
+def _round(value: float) -> float:
+    return round(value, 4)
+
+
+def run_quality(
+    model: str | Path | Model = "bundled",
+    *,
+    game: str = "pong",
+    seed: int = 1_000_000,
+    seconds: int = 300,
+    policy: str = "streaming",
+    positions: str = "contiguous",
+    video: str | Path | None = None,
+    truth: str | Path | None = None,
+) -> Result:
+    """Let a model watch a game, or a recording of one, and score what it says.
+
+    Args:
+        model: name or folder, or a loaded Model.
+        seed: of the game; it starts somewhere in the middle of one.
+        seconds: media seconds to watch, as fast as the model can.
+        video, truth: a file and its truth from `neverblink.training.data.write_mp4`, instead of a live game.
+
+    Returns:
+        The fields of `score` and, besides the settings: seconds_per_chunk_p50 (wall seconds), kv_tokens_max,
+        rss_mb (peak of this process, MiB), real_time_factor (wall seconds of the model for a media second).
+    """
+    from neverblink.model import Model
+    from neverblink.sources.arcade import ArcadeSource
+    from neverblink.sources.base import SourceOptions
+
+    if (video is None) != (truth is None):
+        raise ConfigError("a video needs its truth and the other way round; give --video and --truth, or neither")
+    if isinstance(model, str | Path):
+        model = Model.from_pretrained(model)
+    lines: list[Line] = []
+    events: list[GameEvent] = read_truth(truth) if truth is not None else []
+    latencies: list[float] = []
+    kv_tokens_max = 0
+    played = None
+    if video is None:
+        played = ArcadeSource(f"arcade:{game}?seed={seed}&score=random", SourceOptions(fps=model.fps))
+    for caption in model.watch(played or str(video), policy=policy, positions=positions, seconds=seconds):
+        lines.append(Line(caption.start, caption.end, caption.text))
+        latencies.append(caption.latency)
+        kv_tokens_max = max(kv_tokens_max, caption.kv_tokens)
+        if played is not None:
+            events += played.take_events()
+    result = score(events, lines)
+    media_seconds = sum(line.end - line.start for line in lines)
+    return {
+        "sport": game,
+        "model": model.name,
+        "seed": seed,
+        "policy": policy,
+        "positions": positions,
+        "seconds": _round(media_seconds),
+        **result,
+        "seconds_per_chunk_p50": _round(statistics.median(latencies)),
+        "kv_tokens_max": kv_tokens_max,
+        "rss_mb": round(peak_rss_mb(), 1),
+        "real_time_factor": _round(sum(latencies) / media_seconds),
+    }
+
+
+def read_truth(path: str | Path) -> list[GameEvent]:
+    """The events of a JSONL file that `write_mp4` wrote."""
+    events = []
+    for row in Path(path).read_text(encoding="utf-8").splitlines():
+        for event in json.loads(row)["events"]:
+            points = tuple(event["score"]) if event["score"] else None
+            events.append(GameEvent(event["time"], Claim(event["kind"], event["side"], points)))
+    return events
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process, MiB."""
+    import resource  # not on every platform
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB here
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    # SUPPRESS: the defaults stand in run_quality, and only there.
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], argument_default=argparse.SUPPRESS)
+    parser.add_argument("--model", help="name, folder or hub id")
+    parser.add_argument("--game", help="which game")
+    parser.add_argument("--seed", type=int, help="of the game")
+    parser.add_argument("--seconds", type=int, help="media seconds to watch")
+    parser.add_argument("--policy", help="what the KV cache keeps")
+    parser.add_argument("--positions", help="contiguous or native")
+    parser.add_argument("--video", type=Path, help="a recording made by write_mp4, instead of a live game")
+    parser.add_argument("--truth", type=Path, help="the recording's truth")
+    parser.add_argument("--json", type=Path, default=None, help="write the line to this file too")
+    options = vars(parser.parse_args(arguments))
+    file = options.pop("json")
+    try:
+        line = json.dumps(run_quality(**options))
+    except NeverblinkError as error:
+        print(f"neverblink: {error}", file=sys.stderr)
+        return 2
+    print(line)
+    if file is not None:
+        file.write_text(line + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
