@@ -22,7 +22,7 @@ import torch
 
 from neverblink.models.base import VisionBlock
 from neverblink.models.qwen2_5_vl import Qwen25VL, read_pixel_options
-from neverblink.script import Script, ScriptOptions
+from neverblink.script import SILENCE, Script, ScriptOptions
 from neverblink.training.data import pong_stream
 from neverblink.training.loop import LoopOptions, train
 from neverblink.training.recipes import SmallVLM, build, save
@@ -41,8 +41,8 @@ def corpus(seeds: int = 30, seconds: int = 120) -> Iterator[str]:
     """Lines for the tokenizer: everything that the script and the writers can say."""
     for seed in range(seeds):
         for second in pong_stream(seed, seconds, fps=1):
-            yield second.text
-            yield second.state_text
+            yield second.text + SILENCE
+            yield second.state_text + SILENCE
             yield f"Time={second.start * 97:.1f}-{second.start * 97 + 1:.1f}s"
     for _ in range(200):
         yield from (

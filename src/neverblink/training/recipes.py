@@ -31,6 +31,8 @@ class SmallVLM:
     width: int = 160
     height: int = 200
     fps: float = 8.0
+    # The court's own colour is zero: an untouched patch is all zeros, and a ball of eight pixels is not drowned in it.
+    background: tuple[float, float, float] = (144 / 255, 72 / 255, 17 / 255)
 
 
 def build(size: SmallVLM, tokenizer: Any) -> Any:
@@ -98,8 +100,8 @@ def save(model: Any, tokenizer: Any, folder: Path, size: SmallVLM, card: dict[st
         "patch_size": size.patch,
         "temporal_patch_size": 2,
         "merge_size": size.merge,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
+        "image_mean": list(size.background),
+        "image_std": [0.25, 0.25, 0.25],
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(pixels, indent=1))
     (folder / "neverblink.json").write_text(json.dumps({"size": asdict(size), **card}, indent=1))
