@@ -1,0 +1,122 @@
+"""A long run of one stream on a toy model: does anything grow?
+
+    python -m neverblink.bench.soak --chunks 3600 --json results/soak.json
+
+One JSON line: rows of the KV cache against its budget at every step, the slope of the process's memory, and the step
+time of the end over that of the beginning. Every chunk says the same number of tokens, so every step is equal work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from neverblink.decoding.speak import SpeakOptions
+from neverblink.kv.policies import make_policy
+from neverblink.model import Model
+from neverblink.options import StreamOptions
+from neverblink.training.toy import write_toy_checkpoint
+from neverblink.types import Chunk, Frame
+
+
+class SayAlways:
+    """A logits processor that makes every second `words` tokens long, then ends it."""
+
+    def __init__(self, words: int, end_id: int):
+        self.words, self.end_id, self.said = words, end_id, 0
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.said = (self.said + 1) % (self.words + 1)
+        if self.said == 0:
+            scores = torch.full_like(scores, -torch.inf)
+            scores[:, self.end_id] = 0.0
+        else:
+            scores = scores.clone()
+            scores[:, self.end_id] = -torch.inf
+        return scores
+
+
+def soak(
+    model: Model, chunks: int, policy: str, options: dict[str, Any], words: int = 5, edge: int = 300
+) -> dict[str, Any]:
+    """Run a stream and return its figures; the first windows' worth of chunks is warm-up."""
+    import psutil
+
+    process, rng = psutil.Process(), np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (84, 112, 3), dtype=np.uint8) for _ in range(8)]
+    processor = SayAlways(words, model.adapter.tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    stream = model.stream(
+        StreamOptions(policy=policy, policy_options=options, speak=SpeakOptions(max_tokens_per_second=words + 3)),
+        processor=processor,
+    )
+    warm_up = min(chunks // 4, 400)
+    seconds, cpu, rows, memory = [], [], [], []
+    for i in range(chunks):
+        frames = tuple(Frame(i + k / 2, pictures[(2 * i + k) % 8]) for k in range(2))
+        began, began_cpu = time.perf_counter(), time.process_time()
+        caption = stream.step(Chunk(float(i), i + 1.0, frames))
+        seconds.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - began_cpu)
+        rows.append(caption.kv_tokens)
+        if i % 20 == 0:
+            memory.append((i, process.memory_info().rss / 2**20))
+        if i % 200 == 0:
+            print(f"chunk {i}: kv {caption.kv_tokens}/{stream.budget}, {seconds[-1] * 1e3:.1f} ms", file=sys.stderr)
+    late = [(i, mb) for i, mb in memory if i >= warm_up]
+    slope = float(np.polyfit([i for i, _ in late], [mb for _, mb in late], 1)[0]) * 10_000
+    median = statistics.median
+    return {
+        "benchmark": "soak",
+        "policy": make_policy(policy, **options).__class__.__name__,
+        "policy_options": options,
+        "chunks": chunks,
+        "kv_budget": stream.budget,
+        "kv_tokens_max": max(rows),
+        "kv_within_budget_at_every_step": max(rows) <= stream.budget,
+        "rss_mb_per_10k_chunks": round(slope, 3),
+        "rss_mb_end": round(memory[-1][1], 1),
+        "ms_per_chunk_p50": round(median(seconds[warm_up:]) * 1e3, 3),
+        "growth_cpu": round(median(cpu[-edge:]) / median(cpu[warm_up : warm_up + edge]), 4),
+        "growth_wall": round(median(seconds[-edge:]) / median(seconds[warm_up : warm_up + edge]), 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="toy", help="toy, or what Model.from_pretrained takes")
+    parser.add_argument("--chunks", type=int, default=3_600)
+    parser.add_argument("--policy", default="streaming")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="append the line to this file too")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        name = write_toy_checkpoint(Path(folder)) if args.model == "toy" else args.model
+        model = Model.from_pretrained(name, device="cpu")
+        options = {"sink_tokens": 64, "text_window": 64, "vision_seconds": 16.0} if args.policy == "streaming" else {}
+        figures = soak(model, args.chunks, args.policy, options)
+    figures |= {
+        "model": args.model,
+        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread",
+        "torch": torch.__version__,
+        "command": f"python -m neverblink.bench.soak --chunks {args.chunks}",
+    }
+    line = json.dumps(figures)
+    print(line)
+    if args.json:
+        with args.json.open("a") as file:
+            file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
