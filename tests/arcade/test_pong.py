@@ -67,7 +67,7 @@ def inside(top: int, height: int) -> bool:
 def test_memory_says_where_the_picture_shows_ball_and_paddles(seed: int):
     """On random frames the addresses give the pixels: columns exactly, rows to one pixel."""
     rng, game, compared = random.Random(seed), PongGame(seed, start_score="random"), 0
-    for state in played(game, 3000):
+    for state in played(game, 1500):
         if rng.random() < 0.8:
             continue
         ball, left, right = (box_of(game.pixels, colour) for colour in (BALL, ORANGE, GREEN))
@@ -82,26 +82,27 @@ def test_memory_says_where_the_picture_shows_ball_and_paddles(seed: int):
                 assert paddle is not None
                 assert (x, PADDLE_WIDTH, PADDLE_HEIGHT) == (paddle[0], paddle[2], paddle[3])
                 assert paddle[1] == pytest.approx(y, abs=1)
-    assert compared > 300
+    assert compared > 150
 
 
 def test_ball_moves_the_way_that_memory_says():
     """The sign of ball_dx is the way that the ball's picture moves."""
     game, before, compared = PongGame(3, start_score=(0, 0)), None, 0
-    for state in played(game, 1200):
+    for state in played(game, 900):
         ball = box_of(game.pixels, BALL)
-        if before and ball and before[1].ball_dx == state.ball_dx != 0:
+        scored = before and before[1].score != state.score  # the ball rests for that frame
+        if before and ball and before[1].ball_dx == state.ball_dx != 0 and not scored:
             assert np.sign(state.ball_dx) == np.sign(ball[0] - before[0][0])
             compared += 1
         before = (ball, state) if ball else None
-    assert compared > 500
+    assert compared > 400
 
 
 def digits_of(score: int, side: str, pictures: dict[int, np.ndarray] = {}) -> np.ndarray:  # noqa: B006 - a cache
     """How the console itself draws a score, taken from a game that stands at it (20 at most)."""
     if not pictures:
+        emulator = Emulator("pong")
         for n in range(21):
-            emulator = Emulator("pong")
             emulator.poke(LEFT_SCORE, n)
             emulator.poke(RIGHT_SCORE, n)
             for _ in range(4):
@@ -121,8 +122,8 @@ def test_score_on_the_screen_is_the_score_in_memory(seed: int, start: tuple[int,
     """The digits are those of the score one frame earlier; every value looks different."""
     game, compared = PongGame(seed, start_score=start), 0
     before = game.state
-    for state in played(game, 1500):
-        if state.frame % 5 == 0 and max(before.score) < 21 and before.score == state.score:
+    for state in played(game, 900):
+        if state.frame % 6 == 0 and max(before.score) < 21 and before.score == state.score:
             for side, score in zip(("left", "right"), state.score, strict=True):
                 np.testing.assert_array_equal(digits_of(score, side), lit(game.pixels, side))
             compared += 1
@@ -186,10 +187,10 @@ def test_drawing_does_not_change_the_game():
 @pytest.mark.parametrize("seed", range(4))
 def test_events_tell_a_possible_game(seed: int):
     """Points add one, hits alternate, a serve follows each point, 21 ends the game and 0 to 0 begins the next."""
-    events = events_of(PongGame(seed, start_score=(17, 16)), 150)
+    events = events_of(PongGame(seed, start_score=(18, 17)), 80)
     times = [event.time for event in events]
     assert times == sorted(times)
-    score, flies_to = (17, 16), ""
+    score, flies_to = (18, 17), ""
     for event in events:
         if event.kind == "serve":
             assert "" == flies_to
@@ -214,11 +215,11 @@ def test_events_tell_a_possible_game(seed: int):
 
 
 def test_both_sides_score_and_rallies_vary():
-    """Over an hour of games each side has its share of points; some rallies are over at once, some are long."""
-    events = [event for seed in range(12) for event in events_of(PongGame(seed, start_score="random"), 100)]
+    """In eight minutes each side has its share of points; some rallies are over at once, some are long."""
+    events = [event for seed in range(8) for event in events_of(PongGame(seed, start_score="random"), 60)]
     points = [event.side for event in events if event.kind == "point"]
     assert 0.2 < points.count("right") / len(points) < 0.6
-    assert 4 < len(points) / 20 < 12  # a minute
+    assert 4 < len(points) / 8 < 12  # a minute
     ends = [i for i, event in enumerate(events) if event.kind == "point"]
     rallies = [sum(e.kind == "hit" for e in events[a:b]) for a, b in pairwise(ends)]
     assert min(rallies) == 0
@@ -247,6 +248,17 @@ def test_impossible_start_score_is_refused():
 def test_unknown_game_lists_the_known_ones():
     with pytest.raises(UnknownName, match=r"no arcade game 'pung'; known: .*pong"):
         Emulator("pung")
+
+
+def test_emulator_does_as_it_is_told():
+    """No action is repeated by chance: the same actions give the same game, whatever the console's seed."""
+    one, two = Emulator("pong", 1), Emulator("pong", 2)
+    rng = random.Random(0)
+    for _ in range(300):
+        action = rng.choice((0, 3, 4))
+        one.step(action)
+        two.step(action)
+        np.testing.assert_array_equal(one.ram, two.ram)
 
 
 def test_emulator_is_silent(capfd: pytest.CaptureFixture[str]):

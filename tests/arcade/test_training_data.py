@@ -1,6 +1,7 @@
 """Streams to train on: pictures, events and words of the same second."""
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,8 @@ def test_pictures_are_those_of_the_game_at_their_time():
     """Picture k of second s is the emulator's at s + k / 8, found by playing the game frame by frame."""
     game, pictures = PongGame(5, start_score="random"), {}
     pictures[0] = game.pixels
-    for _ in range(3 * 60):
-        pictures[next(game).frame] = game.pixels
+    for state in islice(game, 3 * 60):
+        pictures[state.frame] = game.pixels
     for second in pong_stream(5, 3):
         for k, frame in enumerate(second.frames):
             np.testing.assert_array_equal(pictures[int((second.start + k / 8) * 60)], frame)
@@ -66,6 +67,7 @@ def test_mp4_and_truth_hold_the_stream(tmp_path: Path):
     write_mp4(6, 4, tmp_path / "a.mp4", tmp_path / "a.jsonl", fps=8)
     seconds = list(pong_stream(6, 4, fps=8))
     with av.open(str(tmp_path / "a.mp4")) as container:
+        assert "yuv444p" == container.streams.video[0].pix_fmt  # halved colour would blur a ball two pixels wide
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert 32 == len(frames)
     for second in seconds:

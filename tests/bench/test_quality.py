@@ -78,7 +78,7 @@ def test_three_seconds_late_is_too_late():
 
 @pytest.mark.parametrize(("start", "found"), [(8, 0), (9, 1), (10, 1), (11, 1), (12, 0)])
 def test_tolerance_is_one_second_from_the_chunk(start: int, found: int):
-    """Event at 10.5: chunks that begin within [8.5, 11.5] count, whatever is said of it before or after does not."""
+    """A hit at 10.5 shows at 10.7: the chunk that holds it and its two neighbours count, no others."""
     said = [Line(t, t + 1, " Left hits." if t == start else "") for t in range(20)]
     assert found == score([GameEvent(10.5, Claim("hit", "left"))], said)["event_recall"]
 
@@ -141,10 +141,11 @@ def test_events_outside_what_was_watched_do_not_count():
     assert 1.0 == score(events, said)["event_recall"]
 
 
-def test_score_before_the_first_point_is_known_from_it():
-    events = [GameEvent(5.0, Claim("point", "right", (3, 6)))]
-    assert (3, 5) == score_at(events, 4.0)
-    assert (3, 6) == score_at(events, 5.0)
+@pytest.mark.parametrize(("side", "before"), [("left", (2, 6)), ("right", (3, 5))])
+def test_score_before_the_first_point_is_known_from_it(side: Any, before: tuple[int, int]):
+    events = [GameEvent(5.0, Claim("point", side, (3, 6)))]
+    assert before == score_at(events, 4.0)
+    assert (3, 6) == score_at(events, 5.2)
     assert score_at([], 5.0) is None
 
 

@@ -22,6 +22,7 @@ from neverblink.arcade.events import KINDS, Claim, GameEvent, Kind, Score, Side
 from neverblink.errors import ConfigError, NeverblinkError
 
 if TYPE_CHECKING:
+    from neverblink.kv.relocate import Positions
     from neverblink.model import Model
 
 TOLERANCE = 1.0  # seconds
@@ -46,14 +47,14 @@ class Said(NamedTuple):
 def score(truth: Iterable[GameEvent], lines: Sequence[Line], tolerance: float = TOLERANCE) -> Result:
     """Compare what was said with what happened.
 
-    A claim and an event belong together when kind and side agree and the event lies within `tolerance` seconds of
-    [start, end]; each is used once. Events that no watched picture could show are left out.
+    A claim and an event belong together when kind and side agree and the pictures show the event within `tolerance`
+    seconds of [start, end]; each is used once. Events that no watched picture could show are left out.
 
     Returns:
         event_precision, event_recall, event_f1: over all events (1.0 where there is nothing to say and nothing said).
         by_kind: the same for each kind, with its numbers of events and claims.
         score_accuracy: share of the scores stated with points and ends of games that are right: equal to the score of
-            the event told of, or, for a false alarm, to the score in force at the line's end. None if none was stated.
+            the event told of, or, for a false alarm, to the score to be seen at the line's end. None if none is stated.
         silence_accuracy: share of lines that are silent when, and only when, nothing new was to be seen.
         false_alarms_per_minute: claims without an event, a minute of what was watched.
         repetition_rate: share of spoken lines that repeat the spoken line before them word for word. In truth none do.
@@ -61,7 +62,7 @@ def score(truth: Iterable[GameEvent], lines: Sequence[Line], tolerance: float = 
     if not lines:
         raise ConfigError("nothing was watched, so there is nothing to score; watch for at least one second")
     watched = [event for event in truth if lines[0].start <= visible_at(event) < lines[-1].end]
-    watched.sort(key=lambda event: event.time)
+    watched.sort(key=visible_at)
     said = [Said(line, claim) for line in lines for claim in parse(line.text)]
     pairs = match(watched, said, tolerance)
     told = {pair[1]: watched[pair[0]] for pair in pairs}  # index of a claim -> its event
@@ -98,17 +99,17 @@ def match(events: Sequence[GameEvent], said: Sequence[Said], tolerance: float) -
     for j, (line, claim) in enumerate(said):
         candidates = waiting[claim.kind, claim.side]
         # Lines come in order: an event too old for this one is too old for the rest, so first come, first served.
-        while candidates and events[candidates[0]].time < line.start - tolerance:
+        while candidates and visible_at(events[candidates[0]]) < line.start - tolerance:
             candidates.pop(0)
-        if candidates and events[candidates[0]].time <= line.end + tolerance:
+        if candidates and visible_at(events[candidates[0]]) <= line.end + tolerance:
             pairs.append((candidates.pop(0), j))
     return pairs
 
 
 def score_at(events: Sequence[GameEvent], time: float) -> Score | None:
-    """The score in force at a media second; None when no event tells."""
+    """The score to be seen at a media second; None when no event tells."""
     scored = [event for event in events if event.score is not None]
-    before = [event for event in scored if event.time <= time]
+    before = [event for event in scored if visible_at(event) <= time]
     if before:
         return before[-1].score
     first = next((event for event in scored if event.kind == "point"), None)
@@ -150,7 +151,7 @@ def run_quality(
     seed: int = 1_000_000,
     seconds: int = 300,
     policy: str = "streaming",
-    positions: str = "contiguous",
+    positions: Positions = "contiguous",
     video: str | Path | None = None,
     truth: str | Path | None = None,
 ) -> Result:

@@ -31,7 +31,7 @@ class LinearPatches(torch.nn.Module):
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """[patches, values] -> [patches, hidden]."""
         weight: torch.Tensor = self.proj.weight
-        return torch.nn.functional.linear(patches.to(weight.dtype), weight.flatten(1))
+        return torch.nn.functional.linear(patches, weight.flatten(1))
 
 
 class Qwen25VL:
@@ -95,7 +95,9 @@ class Qwen25VL:
 
     def encode_patches(self, patches: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
         """[patches, values], grids [n, 3] -> [tokens, hidden], block after block."""
-        out = self._visual(patches.to(self.dtype), grid_thw=grids.to(self.device))
+        if not torch.is_autocast_enabled(patches.device.type):
+            patches = patches.to(self.dtype)
+        out = self._visual(patches, grid_thw=grids.to(self.device))
         return out.pooler_output
 
     def places(self, grid: tuple[int, int, int], seconds_per_grid: float) -> tuple[np.ndarray, float]:

@@ -40,7 +40,7 @@ def loss_of(
     """Weighted mean loss over the learned tokens, and plain figures of the step. `grid` is that of one second."""
     device = adapter.device
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-        patches = normalise(batch.patches.to(device), adapter.pixels)
+        patches = normalise(batch.patches.to(device), adapter.pixels, torch.bfloat16 if autocast else torch.float32)
         # The tower attends within a temporal patch, so the seconds of a batch can stand in one tall grid.
         tall = patches.shape[0] // (grid[1] * grid[2])
         vision = adapter.encode_patches(patches, torch.tensor([[tall, grid[1], grid[2]]]))

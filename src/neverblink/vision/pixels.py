@@ -105,9 +105,9 @@ def cut(stack: torch.Tensor, options: PixelOptions) -> tuple[torch.Tensor, tuple
     return x.reshape(gt * gh * gw, 3 * t * p * p), (gt, gh, gw)
 
 
-def normalise(patches: torch.Tensor, options: PixelOptions) -> torch.Tensor:
-    """Bytes of `cut` to the float32 values that the vision tower was trained on."""
-    values = patches.view(len(patches), 3, -1).float()
-    mean = torch.tensor(options.mean, device=patches.device).view(1, 3, 1) * 255
-    std = torch.tensor(options.std, device=patches.device).view(1, 3, 1) * 255
+def normalise(patches: torch.Tensor, options: PixelOptions, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Bytes of `cut` to the values that the vision tower was trained on."""
+    values = patches.view(len(patches), 3, -1).to(dtype)
+    mean = (torch.tensor(options.mean, device=patches.device).view(1, 3, 1) * 255).to(dtype)
+    std = (torch.tensor(options.std, device=patches.device).view(1, 3, 1) * 255).to(dtype)
     return ((values - mean) / std).view(len(patches), -1)
