@@ -34,6 +34,7 @@ ARROWS = {
     "model": {"stream", "options", "kv", "models", "script", "decoding", "sources", "arcade"},
     "training": {"stream", "options", "model", "script", "models", "kv", "decoding", "vision", "arcade", "sources"},
     "bench": {
+        "training",
         "stream",
         "options",
         "model",

@@ -58,7 +58,7 @@ def soak(
         StreamOptions(policy=policy, policy_options=options, speak=SpeakOptions(max_tokens_per_second=words + 3)),
         processor=processor,
     )
-    warm_up = min(chunks // 4, 400)
+    warm_up = min(chunks // 3, 1_200)
     # Written in advance: a list of a float a chunk would itself be a slope of a megabyte in 10,000 chunks.
     seconds, cpu, rows, memory = np.zeros(chunks), np.zeros(chunks), np.zeros(chunks, int), np.zeros(chunks)
     for i in range(chunks):
@@ -90,6 +90,7 @@ def soak(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="toy", help="toy, or what Model.from_pretrained takes")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--chunks", type=int, default=3_600)
     parser.add_argument("--policy", default="streaming")
     parser.add_argument("--threads", type=int, default=1)
@@ -98,11 +99,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         name = write_toy_checkpoint(Path(folder)) if args.model == "toy" else args.model
-        model = Model.from_pretrained(name, device="cpu")
+        model = Model.from_pretrained(name, device=args.device)
         options = {"sink_tokens": 64, "text_window": 64, "vision_seconds": 16.0} if args.policy == "streaming" else {}
         figures = soak(model, args.chunks, args.policy, options)
     figures |= {
         "model": args.model,
+        "device": args.device,
         "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread",
         "torch": torch.__version__,
         "command": f"python -m neverblink.bench.soak --chunks {args.chunks}",

@@ -39,6 +39,7 @@ class WatchOptions:
     sink_tokens: int | None = None  # None for these three: the policy's own
     text_window: int | None = None  # tokens
     vision_window: float | None = None  # media seconds
+    kv_budget: int | None = None  # rows; for the policies that have no windows to compute it from
 
     def questions(self) -> dict[float, str]:
         """Media second -> question."""
@@ -61,12 +62,13 @@ class WatchOptions:
             "sink_tokens": self.sink_tokens,
             "text_window": self.text_window,
             "vision_seconds": self.vision_window,
+            "kv_budget": self.kv_budget,
         }
         return {name: value for name, value in given.items() if value is not None}
 
     def check(self) -> None:
         """Refuse what cannot be meant; raises ConfigError in one line."""
-        for name in ("fps", "seconds", "max_tokens_per_second", "threads", "vision_window"):
+        for name in ("fps", "seconds", "max_tokens_per_second", "threads", "vision_window", "kv_budget"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{flag(name)} is {value}; it must be above 0")

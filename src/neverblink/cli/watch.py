@@ -78,6 +78,7 @@ def watch(
     sink_tokens: Annotated[int | None, _option("First text tokens that always stay.")] = None,
     text_window: Annotated[int | None, _option("Latest text tokens that stay.")] = None,
     vision_window: Annotated[float | None, _option("Seconds of video that stay.", metavar="SECONDS")] = None,
+    kv_budget: Annotated[int | None, _option("Rows of the KV cache, for the policies full and streaming-vlm.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
 ) -> None:

@@ -69,7 +69,7 @@ def check_room(plan: Plan, coming: Coming) -> None:
     if len(plan.keep) + coming.tokens + coming.reserve > coming.room:
         raise BudgetError(
             f"kept {len(plan.keep)} + coming {coming.tokens} + to say {coming.reserve} tokens > budget {coming.room}; "
-            f"use policy streaming, smaller frames, or a larger kv_budget"
+            f"use --policy streaming, which never passes its own, or a larger --kv-budget"
         )
 
 

@@ -114,7 +114,7 @@ class Table:
         if self.m + coming > self.max_rows:
             raise BudgetError(
                 f"kept {self.m} + coming {coming} tokens > budget {self.max_rows}; "
-                f"choose a smaller window, fewer pixels or fewer frames a second, or a larger --kv-budget"
+                f"use --policy streaming, fewer frames a second, or a larger --kv-budget"
             )
         for piece in pieces:
             a, b = self.m, self.m + len(piece.ids)

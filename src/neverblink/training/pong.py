@@ -77,6 +77,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000_000, help="stop after so many steps if that comes first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of the trainer; one more process makes the data")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make the data (default 1)")
     parser.add_argument("--batch", type=int, default=LoopOptions().batch)
     parser.add_argument("--lr", type=float, default=LoopOptions().lr)
     parser.add_argument("--resume-from", type=Path, help="start from these weights instead of from scratch")
@@ -110,6 +112,7 @@ def main() -> None:
         "speak": {"max_tokens_per_second": 24},
         "training": {"seed": args.seed, "window": asdict(window), "recipe": "python -m neverblink.training.pong"},
     }
+    model.to(args.device)
     keep = partial(save, model, tokenizer, args.out, size, card)
     keep()
     pixels = read_pixel_options(args.out, model.config)
@@ -129,7 +132,7 @@ def main() -> None:
     loader = torch.utils.data.DataLoader(
         windows,
         batch_size=args.batch,
-        num_workers=1,
+        num_workers=args.workers,
         prefetch_factor=4,
         collate_fn=partial(collate, pixels_kind=Kind.PIXELS, pad_id=tokenizer.pad_token_id, heavy=heavy),
     )

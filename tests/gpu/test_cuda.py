@@ -1,0 +1,32 @@
+"""The same stream on a CUDA device and on the CPU. Run by scripts/gpu-test; skipped where there is no such device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neverblink import Model, SpeakOptions, StreamOptions
+from tests.checkpoints import toy_checkpoint
+from tests.strategies import Plot, Second, chunk_of
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: run scripts/gpu-test there")
+
+
+def test_cuda_says_what_the_cpu_says() -> None:
+    """Float32, greedy, with eviction, a rebase and questions: the same words and the same rows."""
+    options = StreamOptions(
+        fps=4.0,
+        policy_options={"sink_tokens": 8, "text_window": 8, "vision_seconds": 3.0},
+        speak=SpeakOptions(max_tokens_per_second=6),
+        rebase_at=200.0,
+    )
+    streams = [
+        Model.from_pretrained(toy_checkpoint(), device=d, dtype="float32").stream(options) for d in ("cpu", "cuda")
+    ]
+    seconds = tuple(Second((56, 84), 2, (), None, False) for _ in range(20))
+    plot = Plot(seconds, "streaming", {}, "contiguous", 200.0, "system", "", 0)
+    for i in range(20):
+        question = "What now?" if i % 5 == 4 else None
+        cpu, cuda = (s.step(chunk_of(plot, i), question) for s in streams)
+        assert (cpu.text, cpu.answer, cpu.kv_tokens) == (cuda.text, cuda.answer, cuda.kv_tokens)
+    assert streams[0].places().tolist() == streams[1].places().tolist()
