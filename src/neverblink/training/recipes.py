@@ -33,8 +33,9 @@ class SmallVLM:
     width: int = 160
     height: int = 160
     fps: float = 8.0
-    # The court's own colour is zero: an untouched patch is all zeros, and a ball of eight pixels is not drowned in it.
-    background: tuple[float, float, float] = (144 / 255, 72 / 255, 17 / 255)
+    # The court's own colour is nearly zero, so that a ball of eight pixels is not drowned in it; not zero, or the norms
+    # of the tower would blow an empty patch up to the size of one that shows something.
+    background: tuple[float, float, float] = (144 / 255 - 0.005, 72 / 255 - 0.005, 17 / 255 - 0.005)
 
 
 def build(size: SmallVLM, tokenizer: Any) -> Any:
@@ -104,7 +105,8 @@ def start_with_waves(weight: Any) -> None:
             wave = torch.outer((i * x).cos(), (j * x).cos())
             for frame in range(frames):
                 row = torch.zeros(3, frames, size, size)
-                row[:, frame] = colour[:, None, None] * wave * 0.05
+                # A wall answers only to waves that are constant along it, and would drown the ball in its patch.
+                row[:, frame] = colour[:, None, None] * wave * (0.05 if j else 0.005)
                 rows.append(row)
     with torch.no_grad():
         weight[: len(rows)] = torch.stack(rows)
