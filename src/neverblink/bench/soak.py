@@ -107,7 +107,7 @@ def main() -> None:
         "device": args.device,
         "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread",
         "torch": torch.__version__,
-        "command": f"python -m neverblink.bench.soak --chunks {args.chunks}",
+        "command": f"python -m neverblink.bench.soak --model {args.model} --chunks {args.chunks}",
     }
     line = json.dumps(figures)
     print(line)

@@ -26,6 +26,7 @@ def export(run: Path, to: Path) -> None:
     for name in FILES:
         if (run / name).is_file():
             shutil.copy(run / name, to / name)
+    (to / "model.safetensors").chmod(0o644)
     card = json.loads((run / "neverblink.json").read_text())
     log = run / "log.jsonl"
     if log.is_file():

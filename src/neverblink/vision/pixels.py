@@ -62,6 +62,9 @@ def resize(stack: torch.Tensor, options: PixelOptions) -> torch.Tensor:
 def _resize(stack: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if size == tuple(stack.shape[2:]):
         return stack
+    if stack.device.type == "cpu":
+        # On bytes torch rounds and clips between the two passes, as PIL and so the stock processors do.
+        return torch.nn.functional.interpolate(stack.contiguous(), size, mode="bicubic", antialias=True)
     resized = torch.nn.functional.interpolate(stack.float(), size, mode="bicubic", antialias=True)
     return resized.round_().clamp_(0, 255).to(torch.uint8)
 
