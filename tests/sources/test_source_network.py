@@ -54,13 +54,13 @@ def test_a_camera_that_was_away_comes_back(watch):
             returned.start()
 
     try:
-        watched = watch(camera.url, end=7.5, each=each)
+        watched = watch(camera.url, end=10.5, each=each)
     finally:
         returned.join()
         camera.switch_off()
     assert watched.error is None
     resumed = next(t for t in watched.times if t > 3.0)
-    assert 4.0 < resumed < 7
+    assert 4.0 < resumed < 10  # about 5.5; a busy machine takes longer to start its server
     assert len([t for t in watched.times if t >= resumed]) >= 3
     (gap,) = [event for event in watched.events if event[0] == "gap"]
     assert resumed == gap[2]

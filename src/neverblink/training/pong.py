@@ -85,10 +85,16 @@ def main() -> None:
     parser.add_argument(
         "--dense", type=float, nargs=2, default=(0.8, 0.15), help="share of state lines, first and last"
     )
+    parser.add_argument("--window", type=int, default=WindowOptions().seconds, help="seconds of a sample")
+    parser.add_argument("--overlap", type=int, default=WindowOptions().overlap, help="seconds")
+    parser.add_argument("--digits", type=float, default=2.0, help="loss weight of digits")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    size, window = SmallVLM(), WindowOptions()
+    size, memory = SmallVLM(), WindowOptions()  # what the finished model remembers is what the last stage teaches
+    window = replace(
+        memory, seconds=args.window, overlap=args.overlap, forget=1.0 if args.window == 1 else memory.forget
+    )
     if (args.out / "optimizer.pt").is_file():
         args.resume_from = args.out  # the optimizer's state belongs to the weights beside it
     if args.resume_from:
@@ -105,9 +111,9 @@ def main() -> None:
         "fps": size.fps,
         "script": {"system": SYSTEM, "query": COMMENTATE},
         "policy_options": {
-            "sink_tokens": window.sink_tokens,
-            "text_window": window.text_window,
-            "vision_seconds": float(window.seconds),
+            "sink_tokens": memory.sink_tokens,
+            "text_window": memory.text_window,
+            "vision_seconds": float(memory.seconds),
         },
         "speak": {"max_tokens_per_second": 24},
         "training": {"seed": args.seed, "window": asdict(window), "recipe": "python -m neverblink.training.pong"},
@@ -124,7 +130,7 @@ def main() -> None:
     heavy = torch.ones(len(tokenizer))
     for word, index in tokenizer.get_vocab().items():
         if word.lstrip("Ġ").isdigit():
-            heavy[index] = 2.0
+            heavy[index] = args.digits
     dense = torch.tensor([args.dense[0]]).share_memory_()
     windows = Windows(
         partial(footage, size=size, pixels=pixels, dense=dense), scripts.__getitem__, vision, window, args.seed
