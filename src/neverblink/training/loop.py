@@ -88,8 +88,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     model = adapter.model
     model.train()
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
+    learned = [p for p in model.parameters() if p.requires_grad]
+    decay, plain = [p for p in learned if p.ndim > 1], [p for p in learned if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)
     state, first = folder / "optimizer.pt", 0
@@ -111,7 +111,7 @@ def train(
             raise ConfigError(f"the loss is {loss.item()} at step {step}; lower --lr (now {options.lr}) and resume")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)
+        torch.nn.utils.clip_grad_norm_(learned, options.clip)
         optimizer.step()
         seen += figures["tokens"]
         for name, value in figures.items():

@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=WindowOptions().seconds, help="seconds of a sample")
     parser.add_argument("--overlap", type=int, default=WindowOptions().overlap, help="seconds")
     parser.add_argument("--digits", type=float, default=2.0, help="loss weight of digits")
+    parser.add_argument("--freeze-vision", action="store_true", help="keep what stage 0 taught the tower")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
@@ -119,6 +120,7 @@ def main() -> None:
         "training": {"seed": args.seed, "window": asdict(window), "recipe": "python -m neverblink.training.pong"},
     }
     model.to(args.device)
+    model.model.visual.requires_grad_(not args.freeze_vision)
     keep = partial(save, model, tokenizer, args.out, size, card)
     keep()
     pixels = read_pixel_options(args.out, model.config)

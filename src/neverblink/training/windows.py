@@ -31,11 +31,11 @@ StreamMaker = Callable[[int], tuple[str, Iterator[Footage]]]
 class WindowOptions:
     """How windows are cut (StreamingVLM, section 3.2: 24 s with 12 s overlap; small models need less)."""
 
-    seconds: int = 8
-    overlap: int = 4
+    seconds: int = 4
+    overlap: int = 2
     sink_tokens: int = 32
     text_window: int = 96
-    forget: float = 0.3  # share of windows that start without previous text, so that scores have to be read
+    forget: float = 0.5  # share of windows that start without previous text, so that scores have to be read
     latest_start: float = 40_000.0  # seconds; streams start anywhere, so that no clock time is new
     streams: int = 12  # that one worker interleaves
 
