@@ -84,6 +84,16 @@ class Model:
         return self.adapter.name
 
     @property
+    def device(self) -> str:
+        """Kind of device that the weights are on: "cpu", "cuda" ..."""
+        return self.adapter.device.type
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(weight.numel() for weight in self.adapter.model.parameters())
+
+    @property
     def fps(self) -> float:
         """Frames a second that the model was made for."""
         return self.card.fps

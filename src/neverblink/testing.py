@@ -88,6 +88,7 @@ class ScriptedModel:
     ):
         self.name = name
         self.domain = domain
+        self.device, self.parameters = "scripted", 0
         self.fps = fps
         self.watched: list[dict[str, Any]] = []  # the arguments of each watch
         self._lines = list(lines)

@@ -28,6 +28,7 @@ class Adapter(Protocol):
 
     name: str
     family: str
+    model: Any  # the stock transformers module
     tokenizer: Any
     device: torch.device
     dtype: torch.dtype
