@@ -26,6 +26,7 @@ from neverblink import Chunk, Frame, Model
 from neverblink.kv.relocate import turn as rotate
 from neverblink.presets import streaming_vlm
 from tests.checkpoints import trace_checkpoint
+from tests.forced import Forced
 
 COPIES = Path(__file__).parent / "data" / "traces"
 TRACES = Path(os.environ.get("NEVERBLINK_TRACES") or COPIES)
@@ -46,20 +47,6 @@ class Recorder:
         out = self._adapter.logits(hidden)
         self.logits_seen.append(out[0].numpy().copy())
         return out
-
-
-class Forced:
-    """A logits processor that lets only the script's next token pass."""
-
-    def __init__(self) -> None:
-        self.script: list[int] = []
-
-    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not self.script:
-            return scores
-        forced = torch.full_like(scores, -torch.inf)
-        forced[:, self.script.pop(0)] = 0.0
-        return forced
 
 
 def frames_of(chunk: int, duration: int, fps: int) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ from neverblink.errors import BudgetError, SnapshotError
 from neverblink.kv.relocate import turn as rotate
 from neverblink.types import Kind
 from tests.checkpoints import toy_checkpoint
+from tests.forced import Forced
 from tests.kv.twin import Twin, Watched
 from tests.strategies import END, Plot, chunk_of, plots
 
@@ -27,20 +28,6 @@ QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(Heal
 @cache
 def model(dtype: str = "float32") -> Model:
     return Model.from_pretrained(toy_checkpoint(), device="cpu", dtype=dtype)
-
-
-class Forced:
-    """Makes the model say a plot's tokens; afterwards it is free."""
-
-    def __init__(self) -> None:
-        self.script: list[int] = []
-
-    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not self.script:
-            return scores
-        forced = torch.full_like(scores, -torch.inf)
-        forced[:, self.script.pop(0)] = 0.0
-        return forced
 
 
 def make_stream(plot: Plot, dtype: str = "float32", twin: bool = False) -> tuple[Stream, Watched, Forced]:

@@ -15,17 +15,7 @@ from neverblink.models.qwen2_5_vl import LinearPatches
 from neverblink.types import Kind
 from neverblink.vision.pixels import PixelOptions, fit, patchify
 from tests.checkpoints import toy_checkpoint
-
-
-class Forced:
-    """A logits processor that lets only the script's next token pass."""
-
-    script: list[int]
-
-    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        forced = torch.full_like(scores, -torch.inf)
-        forced[:, self.script.pop(0)] = 0.0
-        return forced
+from tests.forced import Forced
 
 
 def chunk(i: int, size: tuple[int, int] = (84, 112), frames: int = 2) -> Chunk:

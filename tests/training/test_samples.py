@@ -8,6 +8,7 @@ import torch
 from neverblink import Chunk, Frame, Model, ScriptOptions, SpeakOptions, StreamOptions
 from neverblink.training.samples import Spoken, previous_ids, write_sample
 from tests.checkpoints import toy_checkpoint
+from tests.forced import Forced
 
 TEXTS = [
     "It starts.",
@@ -21,17 +22,6 @@ TEXTS = [
     "",
     "You are 3 to 5.",
 ]
-
-
-class Forced:
-    """A logits processor that lets only the script's next token pass."""
-
-    script: list[int]
-
-    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        forced = torch.full_like(scores, -torch.inf)
-        forced[:, self.script.pop(0)] = 0.0
-        return forced
 
 
 def test_a_sample_is_what_the_stream_holds() -> None:
