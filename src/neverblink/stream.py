@@ -74,14 +74,15 @@ class Stream:
         pieces = self.script.turn(chunk.start, chunk.end, vision.tokens, first=self.turn == 0)
         with timed(seconds, "make_room"):
             self._make_room(chunk, pieces)
-        mark = self.table.mark()
+        mark, random = self.table.mark(), self.sampler.generator.get_state()
         try:
             with timed(seconds, "read"):
                 logits = self._read(pieces, vision, chunk.end)
             with timed(seconds, "speak"):
                 said, why = self._speak(logits, self.options.most_tokens(chunk.seconds), chunk.end)
-        except Exception:
+        except Exception:  # whatever it was, this turn never happened
             self.table.rewind(mark)
+            self.sampler.generator.set_state(random)
             raise
         self.turn, self.end = self.turn + 1, chunk.end
         answer = None
@@ -108,8 +109,9 @@ class Stream:
         try:
             logits = self._read(pieces, None, self.end, turn=self.turn - 1)
             said, _ = self._speak(logits, self.options.speak.answer_tokens, self.end, turn=self.turn - 1)
-        except Exception:
+        except Exception:  # as above: an answer that failed was never begun
             self.table.rewind(mark)
+            self.sampler.generator.set_state(random)
             raise
         if not remember:
             self.table.rewind(mark)

@@ -14,7 +14,7 @@ from neverblink.errors import MissingExtra, SourceRefused
 @pytest.fixture
 def display(monkeypatch):
     if not shutil.which("Xvfb"):
-        pytest.skip("Xvfb is not installed (scripts/apt-packages.txt)")
+        pytest.fail("Xvfb is not installed; scripts/test installs scripts/apt-packages.txt")
     command = ["Xvfb", "-displayfd", "1", "-screen", "0", "1600x1200x24", "-nolisten", "tcp"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     monkeypatch.setenv("DISPLAY", f":{server.stdout.readline().strip()}")
