@@ -12,7 +12,7 @@ from neverblink.sources import open_source
 from neverblink.sources.arcade import ArcadeSource, parse_name
 from neverblink.sources.base import SourceOptions
 from neverblink.sources.chunks import chunks
-from neverblink.training.data import pong_stream
+from neverblink.training.data import game_stream
 
 
 @pytest.mark.parametrize(
@@ -42,8 +42,8 @@ def test_unknown_game_lists_the_known_ones():
 
 
 def test_frames_are_the_stream_that_training_saw():
-    """The same seed shows the same pictures at the same media times as `pong_stream`."""
-    expected = [frame for second in pong_stream(9, 3, fps=8) for frame in second.frames]
+    """The same seed shows the same pictures at the same media times as `game_stream`."""
+    expected = [frame for second in game_stream("pong", 9, 3, fps=8) for frame in second.frames]
     with open_source("arcade:pong?seed=9&score=random", SourceOptions(fps=8)) as source:
         frames = list(islice(source.frames(), 24))
     assert [k / 8 for k in range(24)] == [frame.time for frame in frames]

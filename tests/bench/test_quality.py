@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from neverblink.arcade.events import Claim, GameEvent
+from neverblink.arcade.pong import PONG
 from neverblink.bench import quality
 from neverblink.bench.quality import Line, match, run_quality, score, score_at
 from neverblink.errors import ConfigError
 from neverblink.sources import open_source
 from neverblink.sources.base import Source, SourceOptions
 from neverblink.sources.chunks import chunks
-from neverblink.training.data import Second, pong_stream, write_mp4
+from neverblink.training.data import Second, game_stream, write_mp4
 from neverblink.types import Caption
 
 SEED, SECONDS = 11, 90
@@ -23,7 +24,7 @@ SEED, SECONDS = 11, 90
 
 @pytest.fixture(scope="module")
 def game() -> list[Second]:
-    return list(pong_stream(SEED, SECONDS, fps=1))
+    return list(game_stream(PONG, SEED, SECONDS, fps=1))
 
 
 def truth_of(game: list[Second]) -> list[GameEvent]:
@@ -44,7 +45,7 @@ def swapped(text: str) -> str:
 
 
 def test_truth_scores_one(game: list[Second]):
-    result = score(truth_of(game), lines_of(game))
+    result = score(truth_of(game), lines_of(game), PONG)
     for name in ("event_f1", "event_precision", "event_recall", "score_accuracy", "silence_accuracy"):
         assert 1.0 == result[name], name
     assert 0.0 == result["false_alarms_per_minute"]
@@ -54,7 +55,7 @@ def test_truth_scores_one(game: list[Second]):
 
 def test_silence_tells_nothing(game: list[Second]):
     """No recall, no false alarm; silence is right only where nothing happened."""
-    result = score(truth_of(game), lines_of(game, lambda _: ""))
+    result = score(truth_of(game), lines_of(game, lambda _: ""), PONG)
     assert (0.0, 0.0, 0.0) == (result["event_f1"], result["event_precision"], result["event_recall"])
     assert 0.0 == result["false_alarms_per_minute"]
     assert result["score_accuracy"] is None
@@ -64,7 +65,7 @@ def test_silence_tells_nothing(game: list[Second]):
 
 def test_one_second_late_is_still_in_time(game: list[Second]):
     """A line may come with the next chunk; only what was said past the end is lost."""
-    result = score(truth_of(game), [*lines_of(game[:-1], shift=1), Line(SECONDS - 1, SECONDS, "")])
+    result = score(truth_of(game), [*lines_of(game[:-1], shift=1), Line(SECONDS - 1, SECONDS, "")], PONG)
     assert 1.0 == result["event_precision"]
     assert 1.0 == result["score_accuracy"]
     assert result["event_recall"] > 0.95
@@ -73,34 +74,34 @@ def test_one_second_late_is_still_in_time(game: list[Second]):
 def test_three_seconds_late_is_too_late():
     event = GameEvent(10.5, Claim("point", "left", (4, 2)))
     said = [Line(t, t + 1, " Left scores, 4 to 2." if t == 13 else "") for t in range(20)]
-    assert 0.0 == score([event], said)["event_f1"]
+    assert 0.0 == score([event], said, PONG)["event_f1"]
 
 
 @pytest.mark.parametrize(("start", "found"), [(8, 0), (9, 1), (10, 1), (11, 1), (12, 0)])
 def test_tolerance_is_one_second_from_the_chunk(start: int, found: int):
     """A hit at 10.5 shows at 10.7: the chunk that holds it and its two neighbours count, no others."""
     said = [Line(t, t + 1, " Left hits." if t == start else "") for t in range(20)]
-    assert found == score([GameEvent(10.5, Claim("hit", "left"))], said)["event_recall"]
+    assert found == score([GameEvent(10.5, Claim("hit", "left"))], said, PONG)["event_recall"]
 
 
 def test_wrong_side_finds_nothing():
     """Scorer and striker matter: with the sides exchanged every line is a false alarm."""
     events = [GameEvent(t + 0.5, Claim("hit", side)) for t, side in ((2, "left"), (8, "right"), (14, "left"))]
     said = [Line(t, t + 1, {2: " Right hits.", 8: " Left hits.", 14: " Right hits."}.get(t, "")) for t in range(20)]
-    result = score(events, said)
+    result = score(events, said, PONG)
     assert 0.0 == result["event_f1"]
     assert 9.0 == result["false_alarms_per_minute"]
 
 
 def test_exchanged_sides_lower_the_score_of_a_whole_game(game: list[Second]):
-    assert score(truth_of(game), lines_of(game, swapped))["event_f1"] < 0.35
+    assert score(truth_of(game), lines_of(game, swapped), PONG)["event_f1"] < 0.35
 
 
 def test_wrong_score_lowers_score_accuracy_only():
     """Both points are found; one of the two scores was misread."""
     events = [GameEvent(2.5, Claim("point", "left", (4, 2))), GameEvent(9.5, Claim("point", "right", (4, 3)))]
     said = [Line(t, t + 1, {2: " Left scores, 4 to 2.", 9: " Right scores, 4 to 8."}.get(t, "")) for t in range(12)]
-    result = score(events, said)
+    result = score(events, said, PONG)
     assert (1.0, 0.5) == (result["event_f1"], result["score_accuracy"])
 
 
@@ -108,13 +109,13 @@ def test_old_score_with_a_new_point_is_wrong():
     """Copying the last score said, instead of reading the screen, earns nothing."""
     events = [GameEvent(2.1, Claim("point", "left", (5, 2)))]
     said = [Line(t, t + 1, " Left scores, 4 to 2." if t == 2 else "") for t in range(6)]
-    assert 0.0 == score(events, said)["score_accuracy"]
+    assert 0.0 == score(events, said, PONG)["score_accuracy"]
 
 
 def test_score_of_a_false_alarm_is_held_against_the_screen():
     events = [GameEvent(2.5, Claim("point", "left", (5, 2)))]
     said = [Line(t, t + 1, {2: " Left scores, 5 to 2.", 8: " Right scores, 5 to 2."}.get(t, "")) for t in range(10)]
-    result = score(events, said)
+    result = score(events, said, PONG)
     assert 1.0 == result["score_accuracy"]
     assert (0.5, 6.0) == (result["event_precision"], result["false_alarms_per_minute"])
 
@@ -122,7 +123,7 @@ def test_score_of_a_false_alarm_is_held_against_the_screen():
 def test_each_event_counts_once():
     """Saying it three times is one hit and two false alarms."""
     said = [Line(t, t + 1, " Left hits." if 9 <= t <= 11 else "") for t in range(20)]
-    result = score([GameEvent(10.5, Claim("hit", "left"))], said)
+    result = score([GameEvent(10.5, Claim("hit", "left"))], said, PONG)
     assert (1.0, round(1 / 3, 4)) == (result["event_recall"], result["event_precision"])
     assert round(2 / 3, 4) == result["repetition_rate"]
 
@@ -131,31 +132,31 @@ def test_match_gives_the_most_pairs():
     """Two events and two lines that both reach the first event: each finds its own."""
     events = [GameEvent(t, Claim("hit", "left")) for t in (10.2, 12.4)]
     said = [quality.Said(Line(t, t + 1, ""), Claim("hit", "left")) for t in (10, 11)]
-    assert [(0, 0), (1, 1)] == match(events, said, 1.0)
+    assert [(0, 0), (1, 1)] == match(events, said, PONG)
 
 
 def test_events_outside_what_was_watched_do_not_count():
     """An event that no watched picture shows is no miss."""
     events = [GameEvent(t, Claim("hit", "left")) for t in (0.5, 5.5, 9.95)]
     said = [Line(t, t + 1, " Left hits." if t == 5 else "") for t in range(3, 10)]
-    assert 1.0 == score(events, said)["event_recall"]
+    assert 1.0 == score(events, said, PONG)["event_recall"]
 
 
 @pytest.mark.parametrize(("side", "before"), [("left", (2, 6)), ("right", (3, 5))])
 def test_score_before_the_first_point_is_known_from_it(side: Any, before: tuple[int, int]):
     events = [GameEvent(5.0, Claim("point", side, (3, 6)))]
-    assert before == score_at(events, 4.0)
-    assert (3, 6) == score_at(events, 5.2)
-    assert score_at([], 5.0) is None
+    assert before == score_at(events, 4.0, PONG)
+    assert (3, 6) == score_at(events, 5.2, PONG)
+    assert score_at([], 5.0, PONG) is None
 
 
 def test_nothing_to_say_and_nothing_said_is_perfect():
-    assert 1.0 == score([], [Line(0, 1, "")])["event_f1"]
+    assert 1.0 == score([], [Line(0, 1, "")], PONG)["event_f1"]
 
 
 def test_scoring_nothing_is_refused():
     with pytest.raises(ConfigError, match="nothing was watched"):
-        score([], [])
+        score([], [], PONG)
 
 
 class Teacher:
@@ -185,7 +186,7 @@ FIELDS = {
 
 def test_model_that_tells_the_truth_of_a_live_game_scores_one():
     """The game played, its truth and the lines belong together; the line of results is complete."""
-    model = Teacher([second.text for second in pong_stream(12, 30)])
+    model = Teacher([second.text for second in game_stream(PONG, 12, 30)])
     result = run_quality(model, seed=12, seconds=30, policy="sliding", positions="native")  # type: ignore[arg-type]
     assert (1.0, 1.0) == (result["event_f1"], result["silence_accuracy"])
     assert (0.5, 0.5, 100, 30.0) == tuple(
@@ -197,8 +198,8 @@ def test_model_that_tells_the_truth_of_a_live_game_scores_one():
 
 
 def test_recording_scores_like_the_game(tmp_path: Path):
-    write_mp4(13, 10, tmp_path / "a.mp4", tmp_path / "a.jsonl")
-    model = Teacher([second.text for second in pong_stream(13, 10)])
+    write_mp4(PONG, 13, 10, tmp_path / "a.mp4", tmp_path / "a.jsonl")
+    model = Teacher([second.text for second in game_stream(PONG, 13, 10)])
     result = run_quality(model, seconds=10, video=tmp_path / "a.mp4", truth=tmp_path / "a.jsonl")  # type: ignore[arg-type]
     assert (1.0, 1.0) == (result["event_f1"], result["silence_accuracy"])
 

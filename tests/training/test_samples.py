@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from neverblink import Chunk, Frame, Model, ScriptOptions, SpeakOptions, StreamOptions
 from neverblink.training.samples import Spoken, previous_ids, write_sample
@@ -44,37 +43,3 @@ def test_a_sample_is_what_the_stream_holds() -> None:
     np.testing.assert_array_equal(rows.kinds, sample.kinds)
     np.testing.assert_array_equal(stream.places().T, sample.positions)
     assert sample.learn.sum() == sum(len(stream.script.said(t)) for t in TEXTS[gone:])
-
-
-def test_two_steps_of_the_loop(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    """The loss is finite, the weights move, the log and the optimizer's state are written, and it can go on."""
-    from neverblink.models.base import VisionBlock
-    from neverblink.script import Script
-    from neverblink.training.loop import LoopOptions, train
-    from neverblink.training.windows import Footage, WindowOptions, Windows, collate
-    from neverblink.types import Kind
-    from neverblink.vision.pixels import cut
-
-    adapter = Model.from_pretrained(toy_checkpoint(), device="cpu").adapter
-    script = Script(adapter.tokenizer, ScriptOptions(query="Say it."))
-    grid = (1, 6, 8)
-    loc, advance = adapter.places(grid, 1.0)
-    patches = cut(torch.zeros(2, 3, 84, 112, dtype=torch.uint8), adapter.pixels)[0].numpy()
-
-    def stream(seed: int):  # type: ignore[no-untyped-def]
-        return "Say it.", (Footage(patches, text) for text in TEXTS)
-
-    options = WindowOptions(seconds=4, overlap=2, streams=2)
-    windows = iter(
-        Windows(stream, lambda query: script, VisionBlock(torch.empty(len(loc), 0), loc, advance), options, 0)
-    )
-    heavy = torch.ones(len(adapter.tokenizer))
-    batches = (collate([next(windows) for _ in range(2)], Kind.PIXELS, 0, heavy) for _ in iter(int, 1))
-    before = adapter._lm.embed_tokens.weight.detach().clone()
-    saved: list[bool] = []
-    for steps in (2, 3):  # the second call resumes at step 2
-        loop = LoopOptions(steps=steps, batch=2, warm_up=1)
-        train(adapter, grid, batches, loop, tmp_path, lambda: saved.append(True), report=lambda line: None)
-    assert not torch.equal(before, adapter._lm.embed_tokens.weight)
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
-    assert len(saved) == 2

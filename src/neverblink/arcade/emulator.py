@@ -13,7 +13,18 @@ from neverblink.errors import MissingExtra, UnknownName
 
 FRAMES_PER_SECOND = 60
 HEIGHT, WIDTH = 210, 160  # pixels of the picture
+PICTURE = 1 / 8  # seconds between the pictures that training and benchmarks take
 NOOP, FIRE, UP, RIGHT, LEFT, DOWN = range(6)  # joystick actions, as the emulator numbers them
+
+
+_WAYS = ((0, -1), (1, 0), (-1, 0), (0, 1), (1, -1), (-1, -1), (1, 1), (-1, 1))  # in the emulator's order, from 2 up
+
+
+def stick(dx: int, dy: int, fire: bool = False) -> int:
+    """The action of a stick pushed along x (> 0 right) and y (> 0 down), with or without the button."""
+    if not dx and not dy:
+        return FIRE if fire else NOOP
+    return 2 + _WAYS.index(((dx > 0) - (dx < 0), (dy > 0) - (dy < 0))) + (len(_WAYS) if fire else 0)
 
 
 def frame_at(time: float) -> int:

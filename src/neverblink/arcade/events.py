@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Kind = Literal["serve", "hit", "point", "game_over", "new_game"]
-Side = Literal["left", "right", ""]
-Score = tuple[int, int]  # always (left, right)
-
-KINDS: tuple[Kind, ...] = ("serve", "hit", "point", "game_over", "new_game")
+Kind = str  # what a sport calls its events: "serve", "hit", "point", ...
+Side = str  # a player's name in that sport: "left", "white", ...; "" for nobody
+Score = tuple[int, int]  # in the order of the sport's sides
 
 
 class Claim(NamedTuple):

@@ -13,8 +13,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from neverblink.arcade.emulator import FRAMES_PER_SECOND, LEFT, NOOP, RIGHT, Emulator
+from neverblink.arcade.commentary import SCORE, bin_of, column_word, row_word
+from neverblink.arcade.emulator import FRAMES_PER_SECOND, HEIGHT, LEFT, NOOP, PICTURE, RIGHT, WIDTH, Emulator
 from neverblink.arcade.events import Claim, GameEvent, Kind, Score, Side
+from neverblink.arcade.sport import BINS, Sport
 from neverblink.errors import ConfigError
 
 # Addresses in the 128 bytes of memory.
@@ -237,3 +239,59 @@ class PongGame:
         if error < 0:
             return FIRE_UP if self._fires else UP
         return FIRE_DOWN if self._fires else DOWN
+
+
+def describe(state: PongState) -> str:
+    """Such as " Ball far left, high, moving right; paddles high, low; score 3 to 5." or " No ball; paddles ..."."""
+    ball = "No ball"
+    if state.in_play:
+        column = column_word(state.ball_x + BALL_WIDTH / 2, 0, WIDTH)
+        row = row_word(state.ball_y + BALL_HEIGHT / 2, FIELD_TOP, FIELD_BOTTOM)
+        ball = f"Ball {column}, {row}, moving {'right' if state.ball_dx > 0 else 'left'}"
+    paddles = (row_word(y + PADDLE_HEIGHT / 2, FIELD_TOP, FIELD_BOTTOM) for y in (state.left_y, state.right_y))
+    return f" {ball}; paddles {', '.join(paddles)}; score {SCORE.format(*state.score)}."
+
+
+def measure(state: PongState) -> tuple[int, ...]:
+    x, y, dx = (
+        (bin_of(state.ball_x, 0, WIDTH, BINS), bin_of(state.ball_y, 0, HEIGHT, BINS), int(state.ball_dx > 0))
+        if state.in_play
+        else (-1, -1, -1)
+    )
+    paddles = (bin_of(y, 0, HEIGHT, BINS) for y in (state.left_y, state.right_y))
+    return (x, y, dx, int(state.in_play), *paddles, *state.score)
+
+
+PONG = Sport(
+    name="pong",
+    make=PongGame,
+    sides=("left", "right"),
+    phrases={
+        "serve": ("serve to the {side}", "the ball flies {side}"),
+        "hit": ("{side} hits", "{side} returns it"),
+        "point": ("{side} scores, {score}", "point for {side}, {score}"),
+        "game_over": ("game over, {side} wins {score}",),
+        "new_game": ("a new game, {score}", "new game, {score}"),
+    },
+    # At 8 a second the next picture shows a new ball; a score is drawn one emulator frame late; a hit shows when the
+    # ball has come away from the paddle. Play is locked to whole seconds for long stretches, so these borders matter.
+    visible_after={
+        "serve": PICTURE,
+        "hit": 0.2,
+        "point": PICTURE + 1 / FRAMES_PER_SECOND,
+        "game_over": PICTURE + 1 / FRAMES_PER_SECOND,
+        "new_game": PICTURE,
+    },
+    describe=describe,
+    fields={
+        "x": BINS,
+        "y": BINS,
+        "direction": 2,
+        "there": 2,
+        "left": BINS,
+        "right": BINS,
+        "left score": WINNING_SCORE + 1,
+        "right score": WINNING_SCORE + 1,
+    },
+    measure=measure,
+)

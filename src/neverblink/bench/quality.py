@@ -1,6 +1,6 @@
 """How well a model speaks of a game whose truth is known: events told in time, scores read, silence kept.
 
-    python -m neverblink.bench.quality --model bundled --seed 1000000 --seconds 300
+    neverblink bench quality --sport pong --seed 1000000 --seconds 300
 
 prints one line of JSON. Training never sees seeds from 1,000,000 up.
 """
@@ -17,8 +17,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from neverblink.arcade.commentary import parse, visible_at
-from neverblink.arcade.events import KINDS, Claim, GameEvent, Kind, Score, Side
+from neverblink.arcade.commentary import parse
+from neverblink.arcade.events import Claim, GameEvent, Kind, Score, Side
+from neverblink.arcade.sport import Sport, sports
 from neverblink.errors import ConfigError, NeverblinkError
 
 if TYPE_CHECKING:
@@ -44,53 +45,87 @@ class Said(NamedTuple):
     claim: Claim
 
 
-def score(truth: Iterable[GameEvent], lines: Sequence[Line], tolerance: float = TOLERANCE) -> Result:
+def score(
+    truth: Iterable[GameEvent],
+    lines: Sequence[Line],
+    sport: Sport,
+    start_score: Score | None = None,
+    tolerance: float = TOLERANCE,
+) -> Result:
     """Compare what was said with what happened.
 
     A claim and an event belong together when kind and side agree and the pictures show the event within `tolerance`
-    seconds of [start, end]; each is used once. Events that no watched picture could show are left out.
+    seconds of [start, end]; each is used once. Events that no watched picture could show are left out. Of a flurry
+    (`Sport.merge`) a second tells the last of each side, so the others ask for nothing.
+
+    Args:
+        start_score: that of the first picture, where it is known.
 
     Returns:
         event_precision, event_recall, event_f1: over all events (1.0 where there is nothing to say and nothing said).
         by_kind: the same for each kind, with its numbers of events and claims.
-        score_accuracy: share of the scores stated with points and ends of games that are right: equal to the score of
-            the event told of, or, for a false alarm, to the score to be seen at the line's end. None if none is stated.
+        score_accuracy: share of the scores stated with `Sport.states` that are right: equal to the score of the event
+            told of, or, for a false alarm, to the score to be seen at the line's end. None if none is stated.
         silence_accuracy: share of lines that are silent when, and only when, nothing new was to be seen.
         false_alarms_per_minute: claims without an event, a minute of what was watched.
-        repetition_rate: share of spoken lines that repeat the spoken line before them word for word. In truth none do.
+        repetition_rate: share of spoken lines that repeat the spoken line before them word for word.
     """
     if not lines:
         raise ConfigError("nothing was watched, so there is nothing to score; watch for at least one second")
-    watched = [event for event in truth if lines[0].start <= visible_at(event) < lines[-1].end]
-    watched.sort(key=visible_at)
-    said = [Said(line, claim) for line in lines for claim in parse(line.text)]
-    pairs = match(watched, said, tolerance)
+    watched = [event for event in truth if lines[0].start <= sport.visible_at(event) < lines[-1].end]
+    watched = merged(sorted(watched, key=sport.visible_at), sport)
+    said = [Said(line, claim) for line in lines for claim in parse(line.text, sport)]
+    pairs = match(watched, said, sport, tolerance)
     told = {pair[1]: watched[pair[0]] for pair in pairs}  # index of a claim -> its event
     minutes = sum(line.end - line.start for line in lines) / 60
     by_kind = {}
-    for kind in KINDS:
+    for kind in sport.kinds:
         events = sum(event.kind == kind for event in watched)
         claims = sum(s.claim.kind == kind for s in said)
         if events or claims:
             hits = sum(event.kind == kind for event in told.values())
             by_kind[kind] = {"events": events, "claims": claims, **_rates(hits, events, claims)}
-    stated = [
-        (i, s) for i, s in enumerate(said) if s.claim.score is not None and s.claim.kind in ("point", "game_over")
-    ]
+    stated = [(i, s) for i, s in enumerate(said) if s.claim.score is not None and s.claim.kind in sport.states]
     right = sum(
-        s.claim.score == (told[i].score if i in told else score_at(watched, s.line.end)) for i, s in stated
-    )  # fmt: skip
+        s.claim.score == (told[i].score if i in told else score_at(watched, s.line.end, sport, start_score))
+        for i, s in stated
+    )
     return {
         **{f"event_{name}": value for name, value in _rates(len(pairs), len(watched), len(said)).items()},
         "by_kind": by_kind,
         "score_accuracy": _round(right / len(stated)) if stated else None,
-        "silence_accuracy": _round(_silence_accuracy(watched, lines)),
+        "silence_accuracy": _round(_silence_accuracy(watched, lines, sport)),
         "false_alarms_per_minute": _round((len(said) - len(pairs)) / minutes),
         "repetition_rate": _round(_repetition_rate(lines)),
     }
 
 
-def match(events: Sequence[GameEvent], said: Sequence[Said], tolerance: float) -> list[tuple[int, int]]:
+def by_fifth(
+    truth: Sequence[GameEvent], lines: Sequence[Line], sport: Sport, start_score: Score | None = None
+) -> list[Result]:
+    """Event F1 and score accuracy of each fifth of a stream, so that drift shows; [] for less than five lines."""
+    fifth = len(lines) // 5
+    parts = [lines[i * fifth : (i + 1) * fifth] for i in range(5)] if fifth else []
+    found = []
+    for part in parts:
+        before = score_at(sorted(truth, key=sport.visible_at), part[0].start, sport, start_score)
+        result = score(truth, part, sport, before)
+        names = ("event_f1", "score_accuracy", "silence_accuracy", "false_alarms_per_minute")
+        found.append({"start": part[0].start, **{name: result[name] for name in names}})
+    return found
+
+
+def merged(events: Sequence[GameEvent], sport: Sport) -> list[GameEvent]:
+    """Events without those that a later one of the same second, kind and side stands for."""
+    last = {(sport.second_of(e), e.kind, e.side): i for i, e in enumerate(events) if e.kind in sport.merge}
+    return [
+        e for i, e in enumerate(events) if e.kind not in sport.merge or last[sport.second_of(e), e.kind, e.side] == i
+    ]
+
+
+def match(
+    events: Sequence[GameEvent], said: Sequence[Said], sport: Sport, tolerance: float = TOLERANCE
+) -> list[tuple[int, int]]:
     """Pairs (event, claim) of indices: as many as possible, each used once, both in order of time."""
     waiting: dict[tuple[Kind, Side], list[int]] = defaultdict(list)
     for i, event in enumerate(events):
@@ -99,24 +134,31 @@ def match(events: Sequence[GameEvent], said: Sequence[Said], tolerance: float) -
     for j, (line, claim) in enumerate(said):
         candidates = waiting[claim.kind, claim.side]
         # Lines come in order: an event too old for this one is too old for the rest, so first come, first served.
-        while candidates and visible_at(events[candidates[0]]) < line.start - tolerance:
+        while candidates and sport.visible_at(events[candidates[0]]) < line.start - tolerance:
             candidates.pop(0)
-        if candidates and visible_at(events[candidates[0]]) <= line.end + tolerance:
+        if candidates and sport.visible_at(events[candidates[0]]) <= line.end + tolerance:
             pairs.append((candidates.pop(0), j))
     return pairs
 
 
-def score_at(events: Sequence[GameEvent], time: float) -> Score | None:
-    """The score to be seen at a media second; None when no event tells."""
+def score_at(events: Sequence[GameEvent], time: float, sport: Sport, start: Score | None = None) -> Score | None:
+    """The score to be seen at a media second.
+
+    Args:
+        events: in the order in which they become visible.
+        start: the score before all of them; when None and the game scores by ones, the first point tells it.
+    """
     scored = [event for event in events if event.score is not None]
-    before = [event for event in scored if visible_at(event) <= time]
+    before = [event for event in scored if sport.visible_at(event) <= time]
     if before:
         return before[-1].score
+    if start is not None:
+        return start
     first = next((event for event in scored if event.kind == "point"), None)
     if first is None or first.score is None:
         return None
     left, right = first.score
-    return (left - 1, right) if first.side == "left" else (left, right - 1)
+    return (left - 1, right) if first.side == sport.sides[0] else (left, right - 1)
 
 
 def _rates(pairs: int, events: int, claims: int) -> dict[str, float]:
@@ -128,8 +170,8 @@ def _rates(pairs: int, events: int, claims: int) -> dict[str, float]:
     }
 
 
-def _silence_accuracy(events: Sequence[GameEvent], lines: Sequence[Line]) -> float:
-    shown = [visible_at(event) for event in events]
+def _silence_accuracy(events: Sequence[GameEvent], lines: Sequence[Line], sport: Sport) -> float:
+    shown = [sport.visible_at(event) for event in events]
     right = sum((not line.text) != any(line.start <= at < line.end for at in shown) for line in lines)
     return right / len(lines)
 
@@ -147,7 +189,7 @@ def _round(value: float) -> float:
 def run_quality(
     model: str | Path | Model = "bundled",
     *,
-    game: str = "pong",
+    sport: str = "pong",
     seed: int = 1_000_000,
     seconds: int = 300,
     policy: str = "streaming",
@@ -159,6 +201,7 @@ def run_quality(
 
     Args:
         model: name or folder, or a loaded Model.
+        sport: name in `neverblink.arcade.sport.sports`.
         seed: of the game; it starts somewhere in the middle of one.
         seconds: media seconds to watch, as fast as the model can.
         video, truth: a file and its truth from `neverblink.training.data.write_mp4`, instead of a live game.
@@ -173,31 +216,34 @@ def run_quality(
 
     if (video is None) != (truth is None):
         raise ConfigError("a video needs its truth and the other way round; give --video and --truth, or neither")
+    rules: Sport = sports[sport]
     if isinstance(model, str | Path):
         model = Model.from_pretrained(model)
     lines: list[Line] = []
     events: list[GameEvent] = read_truth(truth) if truth is not None else []
     latencies: list[float] = []
     kv_tokens_max = 0
-    played = None
+    played, start_score = None, None
     if video is None:
-        played = ArcadeSource(f"arcade:{game}?seed={seed}&score=random", SourceOptions(fps=model.fps))
+        start_score = rules.make(seed, start_score="random").state.score
+        played = ArcadeSource(f"arcade:{sport}?seed={seed}&score=random", SourceOptions(fps=model.fps))
     for caption in model.watch(played or str(video), policy=policy, positions=positions, seconds=seconds):
         lines.append(Line(caption.start, caption.end, caption.text))
         latencies.append(caption.latency)
         kv_tokens_max = max(kv_tokens_max, caption.kv_tokens)
         if played is not None:
             events += played.take_events()
-    result = score(events, lines)
+    result = score(events, lines, rules, start_score)
     media_seconds = sum(line.end - line.start for line in lines)
     return {
-        "sport": game,
+        "sport": sport,
         "model": model.name,
         "seed": seed,
         "policy": policy,
         "positions": positions,
         "seconds": _round(media_seconds),
         **result,
+        "by_fifth": by_fifth(events, lines, rules, start_score),
         "seconds_per_chunk_p50": _round(statistics.median(latencies)),
         "kv_tokens_max": kv_tokens_max,
         "rss_mb": round(peak_rss_mb(), 1),
@@ -227,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # SUPPRESS: the defaults stand in run_quality, and only there.
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], argument_default=argparse.SUPPRESS)
     parser.add_argument("--model", help="name, folder or hub id")
-    parser.add_argument("--game", help="which game")
+    parser.add_argument("--sport", help="which game")
     parser.add_argument("--seed", type=int, help="of the game")
     parser.add_argument("--seconds", type=int, help="media seconds to watch")
     parser.add_argument("--policy", help="what the KV cache keeps")

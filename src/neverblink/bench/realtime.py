@@ -65,7 +65,7 @@ def main() -> None:
         video = args.video
         if video is None:
             video = Path(folder) / "pong-60s.mp4"
-            write_mp4(1_000_007, 60, video, Path(folder) / "truth.jsonl", fps=round(args.fps))
+            write_mp4("pong", 1_000_007, 60, video, Path(folder) / "truth.jsonl", fps=round(args.fps))
         figures = realtime(video, args.fps, args.model, args.threads)
     figures |= {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "command": " ".join(sys.argv)}
     line = json.dumps(figures)

@@ -17,13 +17,10 @@ import numpy as np
 
 from neverblink.arcade.emulator import HEIGHT, WIDTH, frame_at
 from neverblink.arcade.events import GameEvent
+from neverblink.arcade.sport import sports
 from neverblink.errors import SourceRefused
-from neverblink.registry import Registry
 from neverblink.sources.base import SourceOptions
 from neverblink.types import Frame, SourceInfo
-
-# Game -> maker, called as maker(seed, start_score=...); it iterates frame by frame and has pixels and take_events().
-games = Registry("arcade game", {"pong": "neverblink.arcade.pong:PongGame"})
 
 
 class ArcadeSource:
@@ -39,7 +36,7 @@ class ArcadeSource:
         self.game_name, self._seed, self._start_score = parse_name(name)
         self.name = name
         self.options = options
-        self._make = games[self.game_name]
+        self._make = sports[self.game_name].make
         self._game: Any = None
         self._dropped = 0
         self._closed = threading.Event()

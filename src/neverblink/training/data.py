@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from neverblink.arcade.commentary import describe_state, second_of, write_second
+from neverblink.arcade.commentary import write_second
 from neverblink.arcade.emulator import FRAMES_PER_SECOND, HEIGHT, WIDTH, frame_at
 from neverblink.arcade.events import GameEvent, Score
-from neverblink.arcade.pong import PongGame, PongState, Style
+from neverblink.arcade.sport import Sport, sports
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,53 +24,52 @@ class Second:
     frames: np.ndarray  # [n, 210, 160, 3] uint8 RGB, taken at start + k / fps
     events: tuple[GameEvent, ...]  # those that its pictures show: up to 0.2 s before `start` is possible
     text: str  # the commentary: "" is silence, else starts with a space
-    state: PongState  # at the last picture
-
-    @property
-    def state_text(self) -> str:
-        """The dense line, never silent: where the ball and the paddles are, and the score."""
-        return describe_state(self.state)
+    state: Any  # at the last picture
+    state_text: str  # the dense line, never silent: what the last picture shows
 
 
-def pong_stream(
+def game_stream(
+    game: str | Sport,
     seed: int,
     seconds: int | None = None,
     fps: float = 8,
     *,
     start_score: Score | Literal["random"] | None = "random",
-    style: Style | None = None,
 ) -> Iterator[Second]:
-    """Pong second by second; only the pictures that are taken are drawn.
+    """A game second by second; only the pictures that are taken are drawn.
 
     Args:
+        game: a sport or its name.
         seed: the whole stream, words included, follows from it.
         seconds: how many to give; None is without end.
         fps: pictures a second, at most 60.
-        start_score: as for `PongGame`; by default in the middle of some game.
-        style: how the right player plays every game; None draws a style for each.
+        start_score: as for `Sport.make`; by default in the middle of some game.
     """
-    game = PongGame(seed, start_score=start_score, style=style)
-    state, events, taken, second = game.state, game.take_events(), 0, 0
+    sport: Sport = sports[game] if isinstance(game, str) else game
+    running = sport.make(seed, start_score=start_score)
+    state, events, taken, second = running.state, running.take_events(), 0, 0
     while seconds is None or second < seconds:
         in_second = int((second + 1) * fps - 1e-9) + 1 - taken  # pictures taken before second + 1
         frames = np.empty((in_second, HEIGHT, WIDTH, 3), np.uint8)
         for n in range(in_second):
             wanted = frame_at((taken + n) / fps)
             while state.frame < wanted:
-                state = next(game)
-            frames[n] = game.pixels
+                state = next(running)
+            frames[n] = running.pixels
         taken += in_second
         shown = state
         while state.frame < (second + 1) * FRAMES_PER_SECOND - 1:
-            state = next(game)
-        events += game.take_events()
-        now = tuple(event for event in events if second_of(event) <= second)
-        events = [event for event in events if second_of(event) > second]
-        yield Second(float(second), frames, now, write_second(second, now, seed), shown)
+            state = next(running)
+        events += running.take_events()
+        now = tuple(event for event in events if sport.second_of(event) <= second)
+        events = [event for event in events if sport.second_of(event) > second]
+        text = write_second(second, now, seed, sport)
+        yield Second(float(second), frames, now, text, shown, sport.describe(shown))
         second += 1
 
 
 def write_mp4(
+    game: str | Sport,
     seed: int,
     seconds: int,
     path: str | Path,
@@ -89,7 +88,7 @@ def write_mp4(
     with av.open(str(path), "w") as container, open(truth_path, "w", encoding="utf-8") as truth:
         video = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast"})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv444p"
-        for second in pong_stream(seed, seconds, fps, start_score=start_score):
+        for second in game_stream(game, seed, seconds, fps, start_score=start_score):
             for pixels in second.frames:
                 container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
             truth.write(json.dumps(second_record(second)) + "\n")

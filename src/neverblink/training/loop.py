@@ -1,4 +1,4 @@
-"""The training loop: next-token loss on what the assistant said, full attention inside a window.
+"""The training loop of the decoder: next-token loss on what the assistant said, full attention inside a window.
 
 Runs on a CPU in bfloat16 autocast, or on one GPU. Checkpoints often, resumes where it stopped.
 """
@@ -18,13 +18,12 @@ import torch
 from neverblink.errors import ConfigError
 from neverblink.models.qwen2_5_vl import Qwen25VL
 from neverblink.training.windows import Batch
-from neverblink.vision.pixels import normalise
 
 
 @dataclass(frozen=True, slots=True)
 class LoopOptions:
     steps: int = 1_000
-    batch: int = 6  # windows a step
+    batch: int = 24  # windows a step
     lr: float = 1e-3
     last_lr: float = 0.05  # share of lr at the end of the cosine
     warm_up: int = 60  # steps
@@ -34,18 +33,12 @@ class LoopOptions:
     minutes: float = math.inf  # stop earlier when this much wall time has passed; the cosine then follows the clock
 
 
-def loss_of(
-    adapter: Qwen25VL, grid: tuple[int, int, int], batch: Batch, autocast: bool
-) -> tuple[torch.Tensor, dict[str, float]]:
-    """Weighted mean loss over the learned tokens, and plain figures of the step. `grid` is that of one second."""
+def loss_of(adapter: Qwen25VL, batch: Batch, autocast: bool) -> tuple[torch.Tensor, dict[str, float]]:
+    """Weighted mean loss over the learned tokens, and plain figures of the step."""
     device = adapter.device
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-        patches = normalise(batch.patches.to(device), adapter.pixels, torch.bfloat16 if autocast else torch.float32)
-        # The tower attends within a temporal patch, so the seconds of a batch can stand in one tall grid.
-        tall = patches.shape[0] // (grid[1] * grid[2])
-        vision = adapter.encode_patches(patches, torch.tensor([[tall, grid[1], grid[2]]]))
         embeds = adapter.embed(batch.ids)
-        embeds = embeds.masked_scatter(batch.pixels.to(device)[..., None], vision.to(embeds.dtype))
+        embeds = embeds.masked_scatter(batch.pixels.to(device)[..., None], batch.vision.to(device, embeds.dtype))
         hidden = adapter.hidden(embeds, batch.positions)
         target = batch.learn[:, 1:].to(device)
         logits = adapter.logits(hidden[:, :-1][target])
@@ -66,19 +59,19 @@ def loss_of(
 
 def train(
     adapter: Qwen25VL,
-    grid: tuple[int, int, int],
     batches: Iterator[Batch],
     options: LoopOptions,
     folder: Path,
+    stage: str,
     save: Any,
     report: Any = print,
 ) -> None:
     """Train in place.
 
     Args:
-        grid: (t, h, w) in patches of one second.
         batches: endless.
-        folder: keeps `optimizer.pt` (our own state, read back with weights_only) and `log.jsonl`.
+        folder: keeps `log.jsonl` and the optimizer's state (read back with weights_only).
+        stage: names that state; a stage of another name begins with a fresh optimizer.
         save: callable without arguments that writes the weights.
         report: gets one line of text now and then.
 
@@ -92,7 +85,7 @@ def train(
     decay, plain = [p for p in learned if p.ndim > 1], [p for p in learned if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)
-    state, first = folder / "optimizer.pt", 0
+    state, first = folder / f"{stage}.pt", 0
     if state.is_file():
         kept = torch.load(state, weights_only=True)
         optimizer.load_state_dict(kept["optimizer"])
@@ -106,7 +99,7 @@ def train(
         rate *= options.last_lr + (1 - options.last_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        loss, figures = loss_of(adapter, grid, next(batches), autocast=True)
+        loss, figures = loss_of(adapter, next(batches), autocast=True)
         if not torch.isfinite(loss):
             raise ConfigError(f"the loss is {loss.item()} at step {step}; lower --lr (now {options.lr}) and resume")
         optimizer.zero_grad(set_to_none=True)
@@ -119,10 +112,10 @@ def train(
                 averages[name] = value if name not in averages else 0.95 * averages[name] + 0.05 * value
         last = step + 1 == options.steps or elapsed >= options.minutes
         if step % 20 == 0 or last:
-            line = {"step": step, "minutes": round(elapsed, 2), "lr": rate, "tokens": seen, **averages}
+            line = {"stage": stage, "step": step, "minutes": round(elapsed, 2), "lr": rate, "tokens": seen, **averages}
             with (folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
-            report(" ".join(f"{k} {v:.4g}" for k, v in line.items()))
+            report(" ".join(f"{k} {v if isinstance(v, str) else format(v, '.4g')}" for k, v in line.items()))
         if (step + 1) % options.save_every == 0 or last:
             save()
             torch.save({"optimizer": optimizer.state_dict(), "step": step + 1, "options": asdict(options)}, state)

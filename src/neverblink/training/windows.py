@@ -1,8 +1,8 @@
-"""Endless training windows out of seeded streams: W seconds with O seconds of overlap, many streams side by side."""
+"""Endless training windows out of scenes: W seconds with O seconds of overlap, shuffled anew every round."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,18 +13,7 @@ from neverblink.errors import ConfigError
 from neverblink.models.base import VisionBlock
 from neverblink.script import Script
 from neverblink.training.samples import Sample, Spoken, previous_ids, write_sample
-
-
-@dataclass(frozen=True, slots=True)
-class Footage:
-    """One second of a stream to learn from."""
-
-    patches: np.ndarray  # [t*h*w, values] uint8, from vision.pixels.cut
-    text: str  # what is to be said; "" is silence
-
-
-# (seed) -> the seconds of a stream and the query under which its texts were written
-StreamMaker = Callable[[int], tuple[str, Iterator[Footage]]]
+from neverblink.training.scenes import Scene
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,64 +26,66 @@ class WindowOptions:
     text_window: int = 96
     forget: float = 0.5  # share of windows that start without previous text, so that scores have to be read
     latest_start: float = 40_000.0  # seconds; streams start anywhere, so that no clock time is new
-    streams: int = 12  # that one worker interleaves
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap < self.seconds:
             raise ConfigError(f"overlap {self.overlap} s must be shorter than the window {self.seconds} s")
 
 
-class Windows(IterableDataset[tuple[Sample, np.ndarray]]):
-    """Yields (sample, patches [n, values] uint8) for ever.
+class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
+    """Yields (sample, its vision tokens [n, hidden] bfloat16) for ever.
 
     Args:
-        make_stream: a stream from a seed; called again with a new seed when one ends.
+        scenes: what to cut; all seconds have the same grid.
         script_for: query -> the script under which a stream is written.
-        vision: places of one second's vision tokens (all seconds have the same grid).
-        seed: seeds are drawn from here; workers draw from different places.
+        share: query -> how often a window is written under it; a tensor in shared memory may change while workers run.
+        vision: places of one second's vision tokens.
+        seed: order and draws follow from it; workers draw from different places.
+
+    Raises:
+        ConfigError: no scene is as long as a window.
     """
 
     def __init__(
         self,
-        make_stream: StreamMaker,
+        scenes: Sequence[Scene],
         script_for: Callable[[str], Script],
+        share: dict[str, torch.Tensor],
         vision: VisionBlock,
         options: WindowOptions,
         seed: int,
     ):
-        self.make_stream, self.script_for, self.vision = make_stream, script_for, vision
+        self.scenes, self.script_for, self.share, self.vision = scenes, script_for, share, vision
         self.options, self.seed = options, seed
+        step = options.seconds - options.overlap
+        self.starts: list[tuple[int, int]] = [
+            (i, start)
+            for i, scene in enumerate(scenes)
+            for start in range(0, len(scene.vision) - options.seconds + 1, step)
+        ]
+        if not self.starts:
+            longest = max((len(scene.vision) for scene in scenes), default=0)
+            raise ConfigError(
+                f"the longest scene has {longest} s and a window {options.seconds} s; take shorter windows"
+            )
 
-    def __iter__(self) -> Iterator[tuple[Sample, np.ndarray]]:
+    def __iter__(self) -> Iterator[tuple[Sample, torch.Tensor]]:
         worker = get_worker_info()
         rng = np.random.default_rng((self.seed, worker.id if worker else 0))
-        live = [self._one_stream(rng) for _ in range(self.options.streams)]
         while True:
-            i = int(rng.integers(len(live)))
-            window = next(live[i], None)
-            if window is None:
-                live[i] = self._one_stream(rng)
-            else:
-                yield window
+            for n in rng.permutation(len(self.starts)):
+                index, first = self.starts[n]
+                yield self._window(index, first, rng)
 
-    def _one_stream(self, rng: np.random.Generator) -> Iterator[tuple[Sample, np.ndarray]]:
-        o = self.options
-        query, footage = self.make_stream(int(rng.integers(2**31)))
-        script = self.script_for(query)
-        start = float(rng.integers(int(o.latest_start))) if rng.random() < 0.8 else 0.0
-        held: list[Footage] = []
-        texts: list[str] = []  # of seconds that have left the window
-        base = start
-        for second in footage:
-            held.append(second)
-            if len(held) < o.seconds:
-                continue
-            spoken = [Spoken(base + i, base + i + 1, self.vision, s.text) for i, s in enumerate(held)]
-            past = () if rng.random() < o.forget else previous_ids(script, texts, o.sink_tokens, o.text_window)
-            yield write_sample(script, spoken, past), np.concatenate([s.patches for s in held])
-            step = o.seconds - o.overlap
-            texts += [s.text for s in held[:step]]
-            held, base = held[step:], base + step
+    def _window(self, index: int, first: int, rng: np.random.Generator) -> tuple[Sample, torch.Tensor]:
+        o, scene = self.options, self.scenes[index]
+        chances = np.array([float(share) for share in self.share.values()])
+        query = list(self.share)[int(rng.choice(len(chances), p=chances / chances.sum()))]
+        script, lines = self.script_for(query), scene.lines[query]
+        base = float(rng.integers(int(o.latest_start))) if rng.random() < 0.8 else float(first)
+        spoken = [Spoken(base + i, base + i + 1, self.vision, lines[first + i]) for i in range(o.seconds)]
+        past = () if rng.random() < o.forget else previous_ids(script, lines[:first], o.sink_tokens, o.text_window)
+        return write_sample(script, spoken, past), scene.vision[first : first + o.seconds].flatten(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +94,11 @@ class Batch:
     positions: torch.Tensor  # [3, B, L] float32
     learn: torch.Tensor  # [B, L] bool
     weight: torch.Tensor  # [B, L] float32, loss weight of each learned token
-    pixels: torch.Tensor  # [B, L] bool: where vision embeddings go
-    patches: torch.Tensor  # [B * n, values] uint8
+    pixels: torch.Tensor  # [B, L] bool: where vision tokens go
+    vision: torch.Tensor  # [sum of pixels, hidden] bfloat16
 
 
-def collate(samples: list[tuple[Sample, np.ndarray]], pixels_kind: int, pad_id: int, heavy: torch.Tensor) -> Batch:
+def collate(samples: list[tuple[Sample, torch.Tensor]], pixels_kind: int, pad_id: int, heavy: torch.Tensor) -> Batch:
     """Pad samples to one length.
 
     Args:
@@ -125,5 +116,4 @@ def collate(samples: list[tuple[Sample, np.ndarray]], pixels_kind: int, pad_id: 
         positions[:, i, :n] = torch.from_numpy(s.positions).float()
         learn[i, :n] = torch.from_numpy(s.learn)
         pixels[i, :n] = torch.from_numpy(s.kinds == pixels_kind)
-    patches = torch.from_numpy(np.concatenate([p for _, p in samples]))
-    return Batch(ids, positions, learn, heavy[ids] * learn, pixels, patches)
+    return Batch(ids, positions, learn, heavy[ids] * learn, pixels, torch.cat([v for _, v in samples]))

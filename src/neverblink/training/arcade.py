@@ -1,0 +1,221 @@
+"""Makes the bundled model: a small Qwen2.5-VL that learns the commentary of arcade games from scratch, on a CPU.
+
+    python -m neverblink.training.arcade build|see|scenes|read|talk --out runs/arcade
+
+Five stages, each goes on where it stopped: `build` writes random weights and a tokenizer, `see` teaches the vision
+tower the state of the game, `scenes` lets the finished tower watch hours of games, `read` teaches the decoder to say
+what one second shows (nothing to copy from: it has to look), `talk` teaches the commentary in overlapped windows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from neverblink.arcade.sport import sports
+from neverblink.models.base import VisionBlock
+from neverblink.models.qwen2_5_vl import Qwen25VL, read_pixel_options
+from neverblink.script import SILENCE, Script, ScriptOptions
+from neverblink.training.data import game_stream
+from neverblink.training.look import Pairs, fields_of, look
+from neverblink.training.loop import LoopOptions, train
+from neverblink.training.recipes import SmallVLM, build, save
+from neverblink.training.scenes import Encoded, Footage, collect, read
+from neverblink.training.tokenizer import train_tokenizer
+from neverblink.training.windows import WindowOptions, Windows, collate
+from neverblink.types import Kind
+from neverblink.vision.pixels import PixelOptions, cut, normalise, resize
+
+COMMENTATE = "Commentate on this game."
+DESCRIBE = "Describe what you see."
+SYSTEM = "You watch an arcade game."
+BENCHMARK_SEEDS = 1_000_000  # from here up; training never draws them
+NAME = "neverblink-arcade"
+
+
+def corpus(names: Sequence[str], seeds: int = 30, seconds: int = 120) -> Iterator[str]:
+    """Lines for the tokenizer: everything that the script and the writers can say."""
+    for name in names:
+        for seed in range(seeds):
+            for second in game_stream(name, seed, seconds, fps=1):
+                yield second.text + SILENCE
+                yield second.state_text + SILENCE
+                yield f"Time={second.start * 97:.1f}-{second.start * 97 + 1:.1f}s"
+    for _ in range(200):
+        yield from (
+            f"system\n{SYSTEM}\n{COMMENTATE}",
+            f"{SYSTEM}\n{DESCRIBE}",
+            "previous text\n",
+            "user\n",
+            "assistant\n",
+        )
+
+
+def film(seed: int, names: Sequence[str], size: SmallVLM, pixels: PixelOptions) -> Footage:
+    """One stream to learn from, with both lines of every second."""
+    rng = np.random.default_rng(seed)
+    name = names[int(rng.integers(len(names)))]
+    start: Literal["random"] | None = None if rng.random() < 0.1 else "random"
+    patches: list[np.ndarray] = []
+    lines: dict[str, list[str]] = {COMMENTATE: [], DESCRIBE: []}
+    length = int(rng.integers(40, 200))
+    for second in game_stream(name, seed % BENCHMARK_SEEDS, length, size.fps, start_score=start):
+        stack = resize(torch.from_numpy(second.frames).permute(0, 3, 1, 2), pixels)
+        patches.append(cut(stack, pixels)[0].numpy())
+        lines[COMMENTATE].append(second.text)
+        lines[DESCRIBE].append(second.state_text)
+    return Footage(patches, lines)
+
+
+def adapter_of(run: Path, dtype: torch.dtype = torch.float32) -> Qwen25VL:
+    """The run's own checkpoint."""
+    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(run, dtype=dtype)
+    return Qwen25VL(model, AutoTokenizer.from_pretrained(run), read_pixel_options(run, model.config), NAME)
+
+
+def load_tower(run: Path) -> Any:
+    """encode([patches, values] uint8, seconds) -> [seconds, tokens, hidden], for `scenes`."""
+    adapter, size = adapter_of(run, torch.bfloat16), SmallVLM()
+    h, w = size.height // size.patch, size.width // size.patch
+
+    def encode(patches: torch.Tensor, seconds: int) -> torch.Tensor:
+        seen = normalise(patches, adapter.pixels, torch.bfloat16)
+        # The tower attends within a temporal patch, so all seconds can stand in one tall grid.
+        return adapter.encode_patches(seen, torch.tensor([[len(patches) // (h * w), h, w]])).unflatten(0, (seconds, -1))
+
+    return encode
+
+
+def start(run: Path, names: Sequence[str], seed: int) -> None:
+    """Stage `build`: random weights, a tokenizer and the card. A run that has begun is left as it is."""
+    if (run / "config.json").is_file():
+        return
+    torch.manual_seed(seed)
+    tokenizer, size, memory = train_tokenizer(corpus(names), run), SmallVLM(), WindowOptions()
+    card = {
+        "name": NAME,
+        "domain": f"arcade games ({', '.join(sports[name].title for name in names)})",
+        "fps": size.fps,
+        "script": {"system": SYSTEM, "query": COMMENTATE},
+        "policy_options": {
+            "sink_tokens": memory.sink_tokens,
+            "text_window": memory.text_window,
+            "vision_seconds": float(memory.seconds),  # what the finished model remembers is what `talk` teaches
+        },
+        "speak": {"max_tokens_per_second": 24},
+        "training": {"seed": seed, "sports": list(names), "recipe": "scripts/train-arcade", "window": asdict(memory)},
+    }
+    save(build(size, tokenizer), tokenizer, run, size, card)
+
+
+def see(run: Path, args: argparse.Namespace) -> None:
+    """Stage `see`: the tower, alone."""
+    adapter, size = adapter_of(run), SmallVLM()
+    adapter.model.to(args.device)
+    fields = fields_of([sports[name] for name in args.sports])
+    pairs = Pairs(args.sports, size.fps, adapter.pixels, args.seed + 1, BENCHMARK_SEEDS)
+    loader = DataLoader(pairs, batch_size=args.batch or 128, num_workers=args.workers, prefetch_factor=4)
+    grid = (size.height // size.patch, size.width // size.patch)
+    look(adapter, iter(loader), fields, grid, args.minutes or 6.0, partial(print, flush=True), args.lr, args.steps)
+    adapter.model.save_pretrained(run)
+
+
+def film_scenes(run: Path, args: argparse.Namespace) -> None:
+    """Stage `scenes`."""
+    adapter = adapter_of(run)
+    encoded = Encoded(
+        partial(load_tower, run), partial(film, names=args.sports, size=SmallVLM(), pixels=adapter.pixels), args.seed
+    )
+    collect(encoded, run / "scenes", int(args.hours * 3600), args.workers, partial(print, flush=True))
+
+
+def speak(run: Path, args: argparse.Namespace) -> None:
+    """Stages `read` and `talk`: the decoder, on scenes."""
+    adapter, size = adapter_of(run), SmallVLM()
+    adapter.model.to(args.device)
+    adapter.model.model.visual.requires_grad_(False)  # with captions alone it forgets what `see` taught it
+    tokenizer = adapter.tokenizer
+    reading = args.stage == "read"
+    window = WindowOptions(seconds=1, overlap=0, forget=1.0) if reading else WindowOptions()
+    minutes, batch = args.minutes or (6.0 if reading else 20.0), args.batch or (96 if reading else 32)
+    loc, advance = adapter.places(
+        (round(size.fps) // 2, size.height // size.patch, size.width // size.patch), 2 / size.fps
+    )
+    scripts = {q: Script(tokenizer, ScriptOptions(system=SYSTEM, query=q)) for q in (COMMENTATE, DESCRIBE)}
+    heavy = torch.ones(len(tokenizer))
+    for word, index in tokenizer.get_vocab().items():
+        if word.lstrip("Ġ").isdigit():
+            heavy[index] = args.digits
+    share = {COMMENTATE: torch.tensor(0.0), DESCRIBE: torch.tensor(1.0)}
+    for value in share.values():
+        value.share_memory_()
+    windows = Windows(
+        read(run / "scenes"),
+        scripts.__getitem__,
+        share,
+        VisionBlock(torch.empty(len(loc), 0), loc, advance),
+        window,
+        args.seed,
+    )
+    loader = DataLoader(
+        windows,
+        batch_size=batch,
+        num_workers=1,
+        prefetch_factor=4,
+        collate_fn=partial(collate, pixels_kind=Kind.PIXELS, pad_id=tokenizer.pad_token_id, heavy=heavy),
+    )
+
+    def falling(batches: Iterator[Any]) -> Iterator[Any]:
+        """`talk` begins with half state lines, so that reading is kept, and ends with few."""
+        began = time.monotonic()
+        for each in batches:
+            done = min(1.0, (time.monotonic() - began) / 60 / minutes)
+            share[DESCRIBE].fill_(1.0 if reading else 0.5 - 0.35 * done)
+            share[COMMENTATE].fill_(1.0 - float(share[DESCRIBE]))
+            yield each
+
+    keep = partial(adapter.model.save_pretrained, run)
+    options = LoopOptions(steps=args.steps, minutes=minutes, batch=batch, lr=args.lr)
+    train(adapter, falling(iter(loader)), options, run, args.stage, keep, report=partial(print, flush=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=("build", "see", "scenes", "read", "talk"))
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoint, scenes, log")
+    parser.add_argument("--sports", nargs="+", default=["pong"], choices=sorted(sports), help="games to learn")
+    parser.add_argument("--minutes", type=float, help="wall time of the stage (default: see 6, read 6, talk 20)")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="stop after so many steps if that comes first")
+    parser.add_argument("--hours", type=float, default=5.0, help="of games that `scenes` watches (default 5)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of the trainer (default 1)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make the data (default 1)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, help="samples a step (default: see 128, read 96, talk 32)")
+    parser.add_argument("--lr", type=float, default=LoopOptions().lr)
+    parser.add_argument("--digits", type=float, default=4.0, help="loss weight of digits (default 4)")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    start(args.out, args.sports, args.seed)
+    if args.stage == "see":
+        see(args.out, args)
+    elif args.stage == "scenes":
+        film_scenes(args.out, args)
+    elif args.stage != "build":
+        speak(args.out, args)
+
+
+if __name__ == "__main__":
+    main()

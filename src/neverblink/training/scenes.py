@@ -1,0 +1,121 @@
+"""Scenes: streams that a frozen vision tower has already watched, on disk, to train a decoder from many times.
+
+A tower that is not trained any more gives the same tokens for the same second every time, so it looks once. Encoding
+runs in as many processes as are asked for; a second of Pong takes about 12 ms of one CPU core and 2 KB of disk.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from neverblink.errors import ConfigError
+
+PER_FILE = 100  # scenes
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One stream as the decoder sees it.
+
+    Args:
+        vision: [seconds, tokens, hidden] bfloat16, the tower's output second by second.
+        lines: query -> what is to be said of each second under it; "" is silence.
+    """
+
+    vision: torch.Tensor
+    lines: dict[str, list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """One stream as a camera sees it: uint8 patches [t*h*w, values] of each second, and its lines."""
+
+    patches: list[np.ndarray]
+    lines: dict[str, list[str]]
+
+
+class Encoded(IterableDataset[Scene]):
+    """Endless scenes: footage from drawn seeds through a tower that is loaded in the worker.
+
+    Args:
+        load: gives encode([patches, values] uint8, seconds) -> [seconds, tokens, hidden].
+        film: footage of a seed.
+        seed: seeds are drawn from here; workers draw from different places.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Callable[[torch.Tensor, int], torch.Tensor]],
+        film: Callable[[int], Footage],
+        seed: int,
+    ):
+        self.load, self.film, self.seed = load, film, seed
+
+    def __iter__(self) -> Iterator[Scene]:
+        torch.set_num_threads(1)
+        worker = get_worker_info()
+        rng = np.random.default_rng((self.seed, worker.id if worker else 0))
+        encode = self.load()
+        while True:
+            footage = self.film(int(rng.integers(2**31)))
+            patches = torch.from_numpy(np.concatenate(footage.patches))
+            with torch.inference_mode():
+                vision = encode(patches, len(footage.patches)).to(torch.bfloat16)
+            yield Scene(vision.clone(), footage.lines)
+
+
+def collect(scenes: Encoded, folder: Path, seconds: int, workers: int, report: Callable[[str], None]) -> None:
+    """Write scenes until they are `seconds` long together. Files that are there already count."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = sorted(folder.glob("*.safetensors"))
+    done = sum(len(line) for file in files for line in _first_lines(file))
+    if done >= seconds:
+        return
+    if files:  # the rest must not repeat the seeds of what is there
+        scenes.seed += len(files)
+    source = iter(DataLoader(scenes, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None))
+    held: list[Scene] = []
+    began, before = time.monotonic(), done
+    while done < seconds:
+        held.append(next(source))
+        done += len(held[-1].vision)
+        if len(held) == PER_FILE or done >= seconds:
+            name = folder / f"{len(files):04d}"
+            texts = "".join(json.dumps(scene.lines) + "\n" for scene in held)
+            name.with_suffix(".jsonl").write_text(texts, encoding="utf-8")
+            save_file({f"{i:03d}": s.vision.contiguous() for i, s in enumerate(held)}, name.with_suffix(".safetensors"))
+            files.append(name)
+            held = []
+            speed = (done - before) / (time.monotonic() - began)
+            report(f"scenes {done / 3600:.2f} of {seconds / 3600:.2f} hours, {speed:.0f} seconds of video a second")
+
+
+def read(folder: Path) -> list[Scene]:
+    """All scenes of a folder.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    scenes = []
+    for file in sorted(folder.glob("*.safetensors")):
+        lines = [json.loads(line) for line in file.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
+        scenes += [
+            Scene(vision, text) for (_, vision), text in zip(sorted(load_file(file).items()), lines, strict=True)
+        ]
+    if not scenes:
+        raise ConfigError(f"no scenes in {folder}; run the stage `scenes` first")
+    return scenes
+
+
+def _first_lines(file: Path) -> Iterator[list[str]]:
+    for line in file.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines():
+        yield next(iter(json.loads(line).values()))

@@ -1,0 +1,159 @@
+"""The recipe of the bundled model, stage by stage at toy size: scenes, windows, loop, look."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from neverblink.arcade.pong import PONG
+from neverblink.errors import ConfigError
+from neverblink.model import Model
+from neverblink.models.base import VisionBlock
+from neverblink.script import Script, ScriptOptions
+from neverblink.training.arcade import adapter_of
+from neverblink.training.look import Pairs, fields_of, look
+from neverblink.training.loop import LoopOptions, train
+from neverblink.training.recipes import SmallVLM, build, save
+from neverblink.training.scenes import Encoded, Footage, Scene, collect, read
+from neverblink.training.tokenizer import train_tokenizer
+from neverblink.training.windows import WindowOptions, Windows, collate
+from neverblink.types import Kind
+from tests.checkpoints import toy_checkpoint
+
+QUERIES = ("Say it.", "Look.")
+TOKENS, HIDDEN = 3, 8
+
+
+def film(seed: int) -> Footage:
+    """Five to nine seconds; the first value of every patch tells the second."""
+    seconds = 5 + seed % 5
+    patches = [np.full((TOKENS, 2), i, np.uint8) for i in range(seconds)]
+    return Footage(patches, {query: [f" {query} {seed} {i}" for i in range(seconds)] for query in QUERIES})
+
+
+def load() -> Callable[[torch.Tensor, int], torch.Tensor]:
+    return lambda patches, seconds: patches[:, :1].float().view(seconds, TOKENS, 1).expand(-1, -1, HIDDEN)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_scenes_come_back_as_they_were_seen(tmp_path: Path, workers: int):
+    """What is read is what the tower gave for each second, beside its own lines; going on adds, not repeats."""
+    said: list[str] = []
+    collect(Encoded(load, film, 1), tmp_path, 40, workers, said.append)
+    scenes = read(tmp_path)
+    assert sum(len(scene.vision) for scene in scenes) >= 40
+    for scene in scenes:
+        assert scene.vision.dtype == torch.bfloat16
+        assert scene.vision.shape[1:] == (TOKENS, HIDDEN)
+        assert scene.vision[:, 0, 0].tolist() == list(range(len(scene.vision)))
+        for query in QUERIES:
+            assert [line.split()[-1] for line in scene.lines[query]] == [str(i) for i in range(len(scene.vision))]
+    before = len(scenes)
+    collect(Encoded(load, film, 1), tmp_path, 40, 0, said.append)
+    assert len(read(tmp_path)) == before
+    collect(Encoded(load, film, 1), tmp_path, 80, workers, said.append)
+    after = read(tmp_path)
+    firsts = [scene.lines[QUERIES[0]][0] for scene in after]
+    assert len(set(firsts)) == len(firsts)
+    assert said
+
+
+def test_no_scenes_is_one_clear_line(tmp_path: Path):
+    with pytest.raises(ConfigError, match="run the stage `scenes` first"):
+        read(tmp_path)
+
+
+def scenes_of(count: int, seconds: int, hidden: int) -> list[Scene]:
+    vision = torch.arange(seconds).view(-1, 1, 1).expand(-1, TOKENS, hidden).to(torch.bfloat16)
+    texts = {query: [f" {query} {i}." for i in range(seconds)] for query in QUERIES}
+    return [Scene(vision + 100 * n, texts) for n in range(count)]
+
+
+def windows_of(scenes: list[Scene], script: Script, share: tuple[float, float], options: WindowOptions) -> Windows:
+    places = VisionBlock(torch.empty(TOKENS, 0), np.zeros((TOKENS, 3)), 1.0)
+    shares = dict(zip(QUERIES, map(torch.tensor, share), strict=True))
+    return Windows(scenes, lambda query: script, shares, places, options, 0)
+
+
+def test_a_round_gives_every_window_once_with_its_own_vision():
+    script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
+    windows = windows_of(scenes_of(3, 9, HIDDEN), script, (0.0, 1.0), WindowOptions(seconds=4, overlap=2, forget=0.0))
+    assert [start for n, start in windows.starts if n == 0] == [0, 2, 4]
+    stream = iter(windows)
+    seen = []
+    for sample, vision in (next(stream) for _ in windows.starts):
+        first = int(vision[0, 0])
+        seen.append(first)
+        assert vision[:, 0].tolist() == [first + i for i in range(4) for _ in range(TOKENS)]
+        text = script.decode(sample.ids[sample.learn].tolist())
+        assert [int(word.strip(".")) for word in text.split() if word.strip(".").isdigit()] == [
+            first % 100 + i for i in range(4)
+        ]
+        said_before = script.decode(sample.ids[sample.kinds == Kind.PREVIOUS].tolist())
+        assert (f"{QUERIES[1]} 0." in said_before) == (first % 100 > 0)
+        assert QUERIES[0] not in script.decode(sample.ids.tolist()).replace(script.options.query, "")
+    assert sorted(seen) == [n * 100 + start for n in range(3) for start in (0, 2, 4)]
+
+
+def test_scenes_shorter_than_a_window_are_refused():
+    script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
+    with pytest.raises(ConfigError, match="the longest scene has 3 s and a window 4 s"):
+        windows_of(scenes_of(1, 3, HIDDEN), script, (1.0, 0.0), WindowOptions())
+
+
+def test_the_loop_learns_resumes_and_reads_the_pictures(tmp_path: Path):
+    """The loss falls, a second call goes on at its step, a stage of another name begins anew, and the answer hangs on
+    the vision tokens: with those of another second the loss is higher."""
+    from neverblink.training.loop import loss_of
+
+    torch.manual_seed(0)
+    adapter = Model.from_pretrained(toy_checkpoint(), device="cpu").adapter
+    hidden = adapter.model.config.text_config.hidden_size
+    script = Script(adapter.tokenizer, ScriptOptions())
+    vision = torch.randn(8, TOKENS, hidden).to(torch.bfloat16)
+    scene = Scene(vision, {query: [f" {'abcdefgh'[i]}" for i in range(8)] for query in QUERIES})
+    windows = iter(windows_of([scene], script, (1.0, 1.0), WindowOptions(seconds=1, overlap=0, forget=1.0)))
+    heavy = torch.ones(len(adapter.tokenizer))
+    batches = (collate([next(windows) for _ in range(8)], Kind.PIXELS, 0, heavy) for _ in iter(int, 1))
+    saved: list[bool] = []
+    losses: list[str] = []
+    run = partial(train, adapter, batches, folder=tmp_path, save=lambda: saved.append(True), report=losses.append)
+    run(LoopOptions(steps=40, batch=8, warm_up=5, lr=3e-3), stage="read")
+    run(LoopOptions(steps=41, batch=8, warm_up=5, lr=3e-3), stage="read")
+    assert losses[-1].startswith("stage read step 40 ")
+    run(LoopOptions(steps=1, batch=8), stage="talk")
+    assert losses[-1].startswith("stage talk step 0 ")
+    assert len(saved) == 3
+    batch = next(batches)
+    right, _ = loss_of(adapter, batch, autocast=False)
+    batch.vision.copy_(batch.vision.roll(TOKENS, 0))
+    wrong, _ = loss_of(adapter, batch, autocast=False)
+    assert right < 0.5 * wrong
+
+
+def test_fields_are_shared_by_name_and_size():
+    twin = replace(PONG, name="b", fields={"x": 20, "left": 3})
+    assert fields_of([PONG, twin]) == [("sport", 2), *PONG.fields.items(), ("left", 3)]
+
+
+def test_the_tower_learns_to_name_the_state(tmp_path: Path):
+    """Sixty steps on the same 24 pairs: a new tower reads their scores, and only the tower has changed."""
+    torch.manual_seed(0)
+    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
+    tokenizer = train_tokenizer(["the ball"] * 10, tmp_path, vocabulary=300)
+    save(build(size, tokenizer), tokenizer, tmp_path, size, {})
+    adapter = adapter_of(tmp_path)
+    before = {name: value.clone() for name, value in adapter.model.named_parameters()}
+    pairs = iter(Pairs(["pong"], size.fps, adapter.pixels, 3, 1000, games=8))
+    batch = [torch.from_numpy(np.stack(part)) for part in zip(*(next(pairs) for _ in range(24)), strict=True)]
+    lines: list[str] = []
+    shares = look(adapter, repeat(batch), fields_of([PONG]), (4, 4), 5.0, lines.append, lr=2e-3, steps=60)
+    assert lines[0].startswith("see step 0 ")
+    assert min(shares["left score"], shares["right score"]) > 0.8
+    for name, value in adapter.model.named_parameters():
+        assert torch.equal(before[name], value) == (not name.startswith("model.visual")), name
