@@ -371,10 +371,10 @@ def test_a_camera_is_told_while_it_runs(watch: Watched) -> None:
 
 @needs_rtsp
 def test_a_camera_that_comes_back_goes_on_in_the_same_stream(watch: Watched) -> None:
-    """Six seconds without a camera: an error and a gap event, then later captions on top of what was held before."""
+    """Ten seconds without a camera: an error and a gap event, then later captions on top of what was held before."""
     camera = media.RtspCamera()
     camera.switch_on()
-    back = threading.Timer(6.0, camera.switch_on)
+    back = threading.Timer(10.0, camera.switch_on)
     gaps: list[float] = []
     try:
         with closing(watch.start(camera.url, policy_options={**WINDOWS, "vision_seconds": 60.0})) as captions:
@@ -400,7 +400,7 @@ def test_a_camera_that_comes_back_goes_on_in_the_same_stream(watch: Watched) -> 
     assert len(before) >= 2
     assert len(after) >= 2
     assert int(gaps[0]) == after[0].start
-    assert 4 <= after[0].start - before[-1].end < 25  # time went on by the clock
+    assert 8 <= after[0].start - before[-1].end < 30  # time went on by the clock
     held = [caption.kv_tokens for caption in watch.captions]
     assert sorted(set(held)) == held  # every second adds to what was held
     assert set(range(len(held))) <= set(watch.streams[0].rows().turns.tolist())

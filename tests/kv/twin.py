@@ -56,6 +56,10 @@ class Twin:
         return self.lm.norm(x)[0]
 
 
+class Gone(RuntimeError):
+    """The device has failed in a forward."""
+
+
 class Watched:
     """An adapter that remembers, for every feed, what the table held and where it stood."""
 
@@ -64,16 +68,17 @@ class Watched:
         self.table: Table | None = None
         self.native = False
         self.worst = 0.0
-        self.fail_next = False
+        self.fail_in = 0  # feeds until one fails; 0: none does
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._adapter, name)
 
     def forward(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         hidden = self._adapter.forward(embeds, positions, cache)
-        if self.fail_next:
-            self.fail_next = False
-            raise RuntimeError("the device is gone")
+        if self.fail_in:
+            self.fail_in -= 1
+            if not self.fail_in:
+                raise Gone
         if self.twin is not None:
             table, count = cache.table, embeds.shape[0]
             held = table.serials[: table.n].tolist()

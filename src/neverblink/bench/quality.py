@@ -1,6 +1,6 @@
 """How well a model speaks of a game whose truth is known: events told in time, scores read, silence kept.
 
-    neverblink bench quality --sport pong --seed 1000000 --seconds 300
+    python -m neverblink.bench.quality --sport pong --seed 1000000 --seconds 300
 
 prints one line of JSON. Training never sees seeds from 1,000,000 up.
 """

@@ -108,7 +108,7 @@ def train(
         optimizer.step()
         seen += figures["tokens"]
         for name, value in figures.items():
-            if not math.isnan(value):
+            if name != "tokens" and not math.isnan(value):
                 averages[name] = value if name not in averages else 0.95 * averages[name] + 0.05 * value
         last = step + 1 == options.steps or elapsed >= options.minutes
         if step % 20 == 0 or last:
