@@ -223,3 +223,13 @@ def test_command_prints_one_line_and_writes_the_file(
 def test_command_tells_errors_in_one_line(capsys: pytest.CaptureFixture[str]):
     assert 2 == quality.main(["--model", "/nowhere"])
     assert 1 == len(capsys.readouterr().err.splitlines())
+
+
+def test_the_command_line_reaches_the_benchmark(capfd: pytest.CaptureFixture[str]):
+    from neverblink.cli import main
+
+    assert 2 == main(["bench", "quality", "--sport", "curling", "--seconds", "1"])
+    told = capfd.readouterr()
+    assert "" == told.out
+    assert "no arcade game 'curling'; known: " in told.err
+    assert 1 == len(told.err.splitlines())

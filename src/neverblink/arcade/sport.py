@@ -98,6 +98,8 @@ class Sport:
 sports = Registry(
     "arcade game",
     {
+        "boxing": "neverblink.arcade.boxing:BOXING",
         "pong": "neverblink.arcade.pong:PONG",
+        "tennis": "neverblink.arcade.tennis:TENNIS",
     },
 )

@@ -1,6 +1,6 @@
 """How well a model speaks of a game whose truth is known: events told in time, scores read, silence kept.
 
-    python -m neverblink.bench.quality --sport pong --seed 1000000 --seconds 300
+    neverblink bench quality --sport pong --seed 1000000 --seconds 300
 
 prints one line of JSON. Training never sees seeds from 1,000,000 up.
 """
@@ -228,11 +228,15 @@ def run_quality(
         start_score = rules.make(seed, start_score="random").state.score
         played = ArcadeSource(f"arcade:{sport}?seed={seed}&score=random", SourceOptions(fps=model.fps))
     for caption in model.watch(played or str(video), policy=policy, positions=positions, seconds=seconds):
+        if sys.stderr.isatty():
+            print(f"\r{caption.end:.0f} of {seconds} s", end="", file=sys.stderr, flush=True)
         lines.append(Line(caption.start, caption.end, caption.text))
         latencies.append(caption.latency)
         kv_tokens_max = max(kv_tokens_max, caption.kv_tokens)
         if played is not None:
             events += played.take_events()
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
     result = score(events, lines, rules, start_score)
     media_seconds = sum(line.end - line.start for line in lines)
     return {
@@ -271,9 +275,13 @@ def peak_rss_mb() -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     # SUPPRESS: the defaults stand in run_quality, and only there.
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], argument_default=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        prog="neverblink bench quality",
+        description=(__doc__ or "").splitlines()[0],
+        argument_default=argparse.SUPPRESS,
+    )
     parser.add_argument("--model", help="name, folder or hub id")
-    parser.add_argument("--sport", help="which game")
+    parser.add_argument("--sport", help="which game (default pong)")
     parser.add_argument("--seed", type=int, help="of the game")
     parser.add_argument("--seconds", type=int, help="media seconds to watch")
     parser.add_argument("--policy", help="what the KV cache keeps")

@@ -26,6 +26,7 @@ class Spoken:
     end: float
     vision: VisionBlock  # only its places are used here
     text: str
+    asked: tuple[tuple[str, str], ...] = ()  # (question, answer), as `Stream.ask(remember=True)` leaves them
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ def write_sample(script: Script, seconds: Sequence[Spoken], previous: tuple[int,
     opening = script.opening(previous)
     size = sum(len(p.ids) for p in opening) + len(seconds) * 64
     size += sum(s.vision.tokens + 4 * len(s.text) for s in seconds)
+    size += sum(64 + 4 * len(q) + 4 * len(a) for s in seconds for q, a in s.asked)
     table = Table(size)
     table.append(opening, turn=-1, time=0.0)
     for turn, second in enumerate(seconds):
@@ -62,6 +64,13 @@ def write_sample(script: Script, seconds: Sequence[Spoken], previous: tuple[int,
         table.append(pieces, turn=turn, time=second.end, vision=second.vision)
         said = script.said(second.text)
         table.append([Piece(Kind.SAID, said[:-1]), Piece(Kind.CLOSE, said[-1:])], turn=turn, time=second.end)
+        for question, answer in second.asked:
+            table.append([script.close(), *script.question(question)], turn=turn, time=second.end)
+            table.append(
+                [Piece(Kind.SAID, script.encode(answer)), Piece(Kind.CLOSE, (script.end_id,))],
+                turn=turn,
+                time=second.end,
+            )
     rows = table.rows()
     learn = (rows.kinds == Kind.SAID) | ((rows.kinds == Kind.CLOSE) & (rows.ids == script.end_id))
     return Sample(rows.ids.copy(), layout(rows.adv, rows.loc).T.copy(), learn, rows.kinds.copy())

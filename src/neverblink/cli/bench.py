@@ -1,0 +1,17 @@
+"""`neverblink bench`: the benchmarks, which print one JSON line a run."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(help="Measure a model against a truth that is known.", no_args_is_help=True)
+
+
+@app.command(
+    "quality", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def quality(context: typer.Context) -> None:
+    """Event F1, stated scores and silence on games that training never saw (see its own --help)."""
+    from neverblink.bench import quality as bench
+
+    raise typer.Exit(bench.main(context.args))

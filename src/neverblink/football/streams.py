@@ -1,0 +1,84 @@
+"""Recorded matches, one behind the other: hours of football, second by second, with all that is true of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from neverblink.arcade.commentary import write_second
+from neverblink.arcade.events import GameEvent
+from neverblink.football.commentary import FOOTBALL
+from neverblink.football.matches import FPS, Match, find_matches
+from neverblink.football.truth import MatchState, events, states
+
+
+@dataclass(frozen=True, slots=True)
+class Second:
+    """One second of football: its pictures and both things to say of it. The fields of `training.data.Second`."""
+
+    start: float  # media seconds
+    frames: np.ndarray  # [fps, 180, 320, 3] uint8 RGB, taken at start + k / fps
+    events: tuple[GameEvent, ...]  # those that its pictures show, in the order in which they do
+    text: str  # the commentary: "" is silence, else starts with a space
+    state: MatchState  # at the last picture
+    state_text: str  # the dense line, never silent
+
+
+def match_stream(match: Match, seed: int, fps: int = FPS, *, start: int = 0, draw: bool = True) -> Iterator[Second]:
+    """One match from its kick-off.
+
+    Args:
+        seed: of the words.
+        start: media second of the kick-off; every time that is given is counted from the stream's beginning.
+        draw: False decodes no video: `frames` are then empty.
+    """
+    told = sorted(
+        (GameEvent(event.time + start, event.claim) for event in events(match.record)), key=FOOTBALL.visible_at
+    )
+    by_second: dict[int, list[GameEvent]] = {}
+    for event in told:
+        by_second.setdefault(FOOTBALL.second_of(event), []).append(event)
+    state_at = states(match.record, fps)
+    pictures = match.frames(fps) if draw else None
+    for second in range(start, start + match.seconds):
+        taken = [next(pictures).pixels for _ in range(fps)] if pictures else []
+        frames = np.stack(taken) if taken else np.empty((0, 180, 320, 3), np.uint8)
+        state = [next(state_at) for _ in range(fps)][-1]
+        state = state._replace(time=state.time + start)
+        now = tuple(by_second.get(second, ()))
+        text = write_second(second, now, seed, FOOTBALL)
+        yield Second(float(second), frames, now, text, state, FOOTBALL.describe(state))
+
+
+def football_stream(
+    place: str | Path | list[Path],
+    seed: int,
+    seconds: int | None = None,
+    fps: int = FPS,
+    *,
+    shuffle: bool = True,
+    draw: bool = True,
+) -> Iterator[Second]:
+    """Matches without end: each begins with a kick-off and 0 to 0; when all were shown, they begin anew.
+
+    Args:
+        place: a folder of `match_*.npz` + `.mp4`, one match, or a list of matches.
+        seed: the order, new for each round, and the words.
+        seconds: how many to give; None is without end.
+        shuffle: False keeps the order of the names.
+        draw: False decodes no video: `frames` are then empty.
+    """
+    paths, rng = find_matches(place), random.Random(f"football {seed}")
+    start = 0
+    while True:
+        for path in rng.sample(paths, len(paths)) if shuffle else paths:
+            match = Match(path)
+            for second in match_stream(match, seed, fps, start=start, draw=draw):
+                if seconds is not None and second.start >= seconds:
+                    return
+                yield second
+            start += match.seconds
