@@ -31,7 +31,7 @@ from neverblink.errors import ConfigError
 PINK, BLUE, BALL, SHADOW = (240, 128, 128), (117, 128, 240), (236, 236, 236), (74, 74, 74)
 BOARD = slice(2, 14)  # rows
 SIGN_SHIFT = 81  # the address that moves two signs together, for words such as DEU CE
-PERFECT = Style(miss=0.0, edge=1.0, forward=0, lazy=0)
+PERFECT = Style(miss=0.0, edge=0.6, forward=0, lazy=0)
 
 
 def board_of(pixels: np.ndarray) -> np.ndarray:
@@ -122,6 +122,7 @@ def test_memory_says_where_the_picture_shows_ball_and_shadow(seed: int):
             assert shadow[0] == pytest.approx(state.ball_x, abs=1)
             assert shadow[1] == pytest.approx(state.shadow_y, abs=2)
             compared["shadow"] += 1
+        assert state.ball_x > 0 or not state.there, "a ball in the first column has left the court"
         if not state.there:
             assert ball is None
             compared["none"] += 1
@@ -131,14 +132,14 @@ def test_memory_says_where_the_picture_shows_ball_and_shadow(seed: int):
     assert wrong < 0.05 * sum(compared.values())
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_memory_says_where_the_picture_shows_the_players(seed: int):
+def test_memory_says_where_the_picture_shows_the_players():
     """Heads and feet are where the state says, in each player's own colour, at either end."""
-    game, compared, ends = TennisGame(seed, start_score="random"), Counter[str](), set()
-    for state in islice(game, 6000):
+    compared, ends = Counter[str](), set()
+    games = [TennisGame(seed, start_score="random") for seed in range(5)]
+    for n, state in ((n, state) for n, game in enumerate(games) for state in islice(game, 1500)):
         if state.frame % 25:
             continue
-        pixels = game.pixels
+        pixels = games[n].pixels
         for side, colour, x, y in (
             ("pink", PINK, state.pink_x, state.pink_y),
             ("blue", BLUE, state.blue_x, state.blue_y),
@@ -230,7 +231,7 @@ def rules(events: list[GameEvent], points: list[int], games: list[int], last: st
 def test_ten_minutes_hold_every_kind_for_both_sides():
     """Ten minutes of three streams follow the rules of tennis, and hold everything that is told."""
     told = Counter[tuple[str, str]]()
-    for seed, seconds in ((1_000_001, 200), (0, 200), (7, 200)):
+    for seed, seconds in ((7, 200), (1_000_000, 200), (5, 200)):
         game = TennisGame(seed, start_score="random")
         state = game.state
         last = "?" if state.ball_dy else ""
@@ -244,7 +245,7 @@ def test_ten_minutes_hold_every_kind_for_both_sides():
 def test_both_sides_win_points_and_sets():
     """Good and bad players meet the console's; both win a share of the points, and sets."""
     points, sets = Counter[str](), set()
-    for seed, style in ((0, PERFECT), (1, Style(0.3, 0.5, 10, 10))):
+    for seed, style in ((3, PERFECT), (0, Style(0.3, 0.5, 10, 10))):
         game = TennisGame(seed, start_score="random", style=style)
         for event in events_of(game, 180):
             points[event.side] += event.kind not in ("serve", "hit", "game_over", "new_game")
@@ -320,7 +321,7 @@ def test_benchmark_seeds_bring_styles_that_training_never_draws():
     """Each of their skills comes from tenths of the range that training leaves out."""
 
     def tenth(style: Style) -> int:
-        return int((style.edge - 0.4) / 0.6 * 10)
+        return int((style.edge - 0.2) / 0.6 * 10)
 
     drawn = {s: {tenth(Style.draw(random.Random(n), stranger=s)) for n in range(300)} for s in (False, True)}
     assert drawn == {True: {2, 5, 8}, False: {0, 1, 3, 4, 6, 7, 9}}

@@ -30,7 +30,7 @@ PINK_POINTS, BLUE_POINTS, PINK_GAMES, BLUE_GAMES, SOUND, PAUSE, BLUE_IS_UP = 69,
 BALL_X_OFFSET, PLAYER_X_OFFSET, PLAYER_TOP, BALL_TOP = -2, -1, 166, 189
 GONE = 2  # the ball's column byte when it has left the court: nothing is drawn
 NO_PAUSE = 255  # else the frames until the next serve
-STROKE = 2  # frames that the sound of a stroke has left when it starts; others come down from 3
+STROKE = 2  # frames that the sound of a stroke has left when it starts; in play no other sound is as long
 
 SIGNS = ("0", "1", "2", "3", "4", "5", "6", "7", "DEU", "CE", "AD", "IN", "OUT", "0", "15", "30", "40")
 CLASSES = tuple(dict.fromkeys(SIGNS))
@@ -86,7 +86,7 @@ class Style:
         def skill(low: float, high: float) -> float:
             return draw_skill(rng, low, high, stranger=stranger)
 
-        return cls(skill(0, 0.12), skill(0.4, 1), round(skill(0, 30)), round(skill(0, 20)))
+        return cls(skill(0, 0.08), skill(0.2, 0.8), round(skill(0, 30)), round(skill(0, 20)))
 
 
 class TennisGame:
@@ -167,9 +167,8 @@ class TennisGame:
         before = self.state
         if self._emulator.over:
             return self._hold()
-        sound = int(self._emulator.ram[SOUND])
         self._emulator.step(self._choose(before))
-        stroke = self._emulator.ram[SOUND] == STROKE != sound - 1
+        stroke = bool(self._emulator.ram[SOUND] == STROKE)
         after = self._look(stroke)
         if stroke and after.ball_dy:
             upper, lower = ("pink", "blue") if after.pink_y < after.blue_y else ("blue", "pink")
