@@ -147,7 +147,7 @@ class Model:
         max_tokens_per_second: int | None = None,
         temperature: float | None = None,
         query: str | None = None,
-        questions: Mapping[float, str] | None = None,
+        questions: Mapping[float, str] | Callable[[float], str | None] | None = None,
         on_event: Callable[[str, str, float], None] | None = None,
     ) -> Iterator[Caption]:
         """Watch a source, one caption a second.
@@ -157,7 +157,8 @@ class Model:
             seconds: stop after so many media seconds.
             realtime: pace a file by the clock.
             start, end: part of a file, media seconds.
-            questions: media second -> question, asked with the first chunk that ends at or after it.
+            questions: media second -> question, asked with the first chunk that ends at or after it; or a function
+                that is given the end of each chunk before the model sees it, and returns a question or None.
             on_event: told (type, text, media seconds) of what happens to the source.
 
         Yields:
@@ -179,7 +180,7 @@ class Model:
         speak = replace(options.speak, **{k: v for k, v in given.items() if v is not None})
         options = replace(options, fps=fps or options.fps, positions=positions, speak=speak)
         script = self.card.script if query is None else {**self.card.script, "query": query}
-        waiting = sorted((questions or {}).items())
+        waiting = [] if callable(questions) else sorted((questions or {}).items())
         if seconds is not None and seconds <= 0:
             raise ConfigError(f"seconds must be above 0, got {seconds}")
         if isinstance(source, str | os.PathLike):
@@ -191,7 +192,7 @@ class Model:
             first = None
             for chunk in chunks(source, options.fps, options.chunk_seconds):
                 first = chunk.start if first is None else first
-                question = None
+                question = questions(chunk.end) if callable(questions) else None
                 if waiting and waiting[0][0] <= chunk.end:
                     question = waiting.pop(0)[1]
                 yield stream.step(chunk, question)

@@ -55,6 +55,8 @@ def answers(
         (330, "How many corners for blue in the last 5 minutes?", "3.", 9.6),
         (330, "How many corners for yellow in the last 1 minute?", "0.", 60),
         (260, "How many free kicks for yellow in the last 2 minutes?", "0.", 120),
+        (260, "Who made it 1 to 0?", "Yellow.", 209.6),
+        (260, "Who made it 1 to 1?", "Blue.", 59.6),
         (260, "What was the score 1 minute ago?", "It was 1 to 0.", 209.6),
         (260, "What was the score 3 minutes ago?", "It was 1 to 0.", 209.6),
         (330, "What was the score 1 minute ago?", "It was 1 to 1.", 129.6),
@@ -81,13 +83,39 @@ def test_only_what_can_be_known_is_asked():
     known = answers(40)
     assert not [q for q in known if "ago" in q or "minute" in q or "Where" in q]
     unknown_score = answers(40, events=[GameEvent(10, Claim("corner", "blue"))])
-    assert {"last", "last_of"} == {asked.kind for asked in unknown_score.values()}
+    assert {"last", "last_of", "first"} == {asked.kind for asked in unknown_score.values()}
     assert "It is 7 to 3." == answers(5, PONG, [], start_score=(7, 3))["What is the score?"].answer
+
+
+def test_what_happened_first_is_the_oldest_event_of_the_stream():
+    [first] = [a for a in questions(FOOTBALL, MATCH, 260, random.Random(0)) if a.kind == "first"]
+    assert judge(first.question, "A new match, 0 to 0.", first.answer, FOOTBALL)
+    assert not judge(first.question, "Corner for blue.", first.answer, FOOTBALL)
+    assert 259.6 == pytest.approx(first.age, abs=1e-6)
+
+
+def test_a_score_that_stood_twice_is_asked_of_the_last_time():
+    again = [*MATCH, GameEvent(350.0, Claim("goal", "blue", (1, 0)))]  # by a wrong side: nobody else can be meant
+    assert "Blue." == answers(360, events=again)["Who made it 1 to 0?"].answer
+
+
+def test_a_score_that_is_shown_is_taken_from_the_picture():
+    asked = answers(260, shown=(2, 5))
+    assert ("It is 2 to 5.", 0.0) == (asked["What is the score?"].answer, asked["What is the score?"].age)
+
+
+def test_counting_needs_all_since_the_game_began():
+    asked = answers(260)
+    assert 259.6 == pytest.approx(asked["How many corners for blue in this game so far?"].span, abs=1e-6)
+    assert 120 == pytest.approx(asked["How many free kicks for yellow in the last 2 minutes?"].span)
 
 
 def test_the_place_is_the_first_clause_of_the_state():
     state = " Ball in the left third, top; blue have it, moving right."
     assert "Ball in the left third, top." == answers(40, state_text=state)["Where is the ball?"].answer
+    puck = answers(40, state_text=" Puck left, high; clock 0:55.")["Where is the puck?"]
+    assert "Puck left, high." == puck.answer
+    assert "where" not in {a.kind for a in answers(40, state_text=" Yellow left, low; blue right.").values()}
 
 
 def test_pong_can_be_asked_too():
@@ -144,13 +172,13 @@ def test_every_true_answer_is_judged_right_and_kinds_are_read_back(
         events.append(GameEvent(time, Claim(kind, side, (points[0], points[1]) if kind == "goal" else None)))
     asked = questions(FOOTBALL, events, now, random.Random(seed), state_text=" Ball here; no.", nouns=COUNTED)
     assert len({a.kind for a in asked}) == len(asked)
-    for kind, question, answer, age in asked:
+    for kind, question, answer, age, span in asked:
         assert kind == kind_of(question)
-        assert 0 <= age <= now + 1e-6
+        assert 0 <= age <= span <= now + 1e-6
         assert judge(question, answer, answer, FOOTBALL)
 
 
 def test_every_way_to_ask_is_read_as_its_kind():
     for kind, ways in QUESTIONS.items():
         for way in ways:
-            assert kind == kind_of(way.format(noun="goal kicks", side="blue", minutes="5 minutes"))
+            assert kind == kind_of(way.format(noun="goal kicks", side="blue", minutes="5 minutes", score="1 to 0"))

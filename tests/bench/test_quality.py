@@ -12,12 +12,15 @@ from neverblink.arcade.events import Claim, GameEvent
 from neverblink.arcade.pong import PONG
 from neverblink.bench import quality
 from neverblink.bench.quality import Line, match, run_quality, score, score_at
+from neverblink.bench.quiz import Quiz, Shown
 from neverblink.errors import ConfigError
+from neverblink.football.streams import football_stream
 from neverblink.sources import open_source
 from neverblink.sources.base import Source, SourceOptions
 from neverblink.sources.chunks import chunks
 from neverblink.training.data import Second, game_stream, write_mp4
 from neverblink.types import Caption
+from tests.football.recording import write_match
 
 SEED, SECONDS = 11, 90
 
@@ -173,14 +176,19 @@ class Teacher:
         opened = open_source(source, SourceOptions(fps=self.fps)) if isinstance(source, str) else source
         with opened:
             for chunk, text in zip(chunks(opened, self.fps), self.lines[:seconds], strict=False):
+                question = options["questions"](chunk.end)
+                answer = self.knows(question) if question else None
                 caption = Caption(chunk.start, chunk.end, text, not text, "end", 1, 100, len(chunk.frames), 0)
-                yield replace(caption, seconds={"see": 0.25, "speak": 0.25})
+                yield replace(caption, question=question, answer=answer, seconds={"see": 0.25, "speak": 0.25})
+
+    def knows(self, question: str) -> str:
+        return {"What is the score": "It is 3 to 3."}.get(question, "I was not looking.")
 
 
 FIELDS = {
     *("sport", "policy", "positions", "seconds", "event_f1", "event_precision", "event_recall", "by_kind"),
     *("score_accuracy", "silence_accuracy", "false_alarms_per_minute", "repetition_rate"),
-    *("seconds_per_chunk_p50", "kv_tokens_max", "rss_mb", "real_time_factor"),
+    *("seconds_per_chunk_p50", "kv_tokens_max", "rss_mb", "real_time_factor", "qa_accuracy", "by_fifth", "ended"),
 }
 
 
@@ -192,9 +200,81 @@ def test_model_that_tells_the_truth_of_a_live_game_scores_one():
     assert (0.5, 0.5, 100, 30.0) == tuple(
         result[name] for name in ("seconds_per_chunk_p50", "real_time_factor", "kv_tokens_max", "seconds")
     )
-    assert {"policy": "sliding", "positions": "native"} == model.asked
+    assert {"policy": "sliding", "positions": "native"}.items() <= model.asked.items()
     assert set(result) >= FIELDS
     assert result["rss_mb"] > 10
+
+
+def quiz_of(seed: int, every: float = 2.0) -> tuple[Quiz, list[Second]]:
+    """A quiz that is given what each second of a game shows; the seconds are taken from the list as it asks."""
+    seconds = list(game_stream(PONG, seed, 120, fps=8))
+    left = list(seconds)
+    shown = [seconds[0]]
+
+    def take() -> list[GameEvent]:
+        shown[0] = left.pop(0)
+        return list(shown[0].events)
+
+    return Quiz(PONG, seed, take, lambda: Shown(shown[0].state.score, shown[0].state_text), every), seconds
+
+
+def test_a_quiz_counts_right_answers_by_kind_and_age():
+    """A twin who is asked the same knows all answers; a mute one knows none; who only reads the picture is right about
+    what it shows and wrong about the past."""
+    sums = {}
+    for pupil in ("twin", "mute", "reader"):
+        (quiz, seconds), (twin, _) = quiz_of(5), quiz_of(5)
+        for second in seconds:
+            question, same = quiz(second.start + 1), twin(second.start + 1)
+            assert question == same
+            if question:
+                truth = twin._open.answer  # type: ignore[union-attr]
+                score = "It is {} to {}.".format(*second.state.score)
+                quiz.hear({"twin": truth, "mute": None, "reader": score}[pupil])
+        sums[pupil] = quiz.result()
+    assert 1.0 == sums["twin"]["qa_accuracy"]
+    assert 0.0 == sums["mute"]["qa_accuracy"]
+    reader = sums["reader"]["qa_by_kind"]
+    assert (1.0, 0.0) == (reader["score"][0], reader["last_of"][0])
+    assert sum(number for _, number in reader.values()) == 60
+    assert max(number for _, number in reader.values()) - min(number for _, number in reader.values()) <= 4
+    assert {"now", "minutes"} == set(sums["reader"]["qa_by_age"])
+
+
+def test_without_questions_there_is_no_accuracy():
+    model = Teacher([second.text for second in game_stream(PONG, 12, 12)])
+    result = run_quality(model, seed=12, seconds=12, ask_every=0)  # type: ignore[arg-type]
+    assert (None, {}) == (result["qa_accuracy"], result["qa_by_kind"])
+    result = run_quality(model, seed=12, seconds=12, ask_every=3)  # type: ignore[arg-type]
+    assert (0.0, 4) == (result["qa_accuracy"], sum(n for _, n in result["qa_by_kind"].values()))
+
+
+def test_a_policy_that_runs_out_of_room_is_scored_for_what_it_saw():
+    result = run_quality("bundled", seed=12, seconds=20, policy="full", policy_options={"kv_budget": 400})
+    assert 2 <= result["seconds"] < 20
+    assert result["ended"].startswith(f"after {result['seconds']:.0f} s: ")
+
+
+def test_football_is_scored_from_its_folder(tmp_path: Path):
+    """Lines from the truth score one."""
+    write_match(tmp_path, 0)
+    write_match(tmp_path, 1)
+    seconds = list(football_stream(tmp_path, 0, shuffle=False, draw=False, seconds=60))
+    model = Teacher([second.text for second in seconds])
+    model.fps = 2.0
+    result = run_quality(model, sport="football", data=tmp_path, seconds=60)  # type: ignore[arg-type]
+    assert (1.0, 1.0, 60.0, "football") == tuple(
+        result[name] for name in ("event_f1", "silence_accuracy", "seconds", "sport")
+    )
+    assert 2.0 == model.asked["fps"]
+
+
+def test_what_does_not_belong_together_is_refused(tmp_path: Path):
+    model: Any = Teacher([])
+    with pytest.raises(ConfigError, match="football is recorded: give --data FOLDER"):
+        run_quality(model, sport="football")
+    with pytest.raises(ConfigError, match="--data holds football matches, the sport is ice-hockey"):
+        run_quality(model, sport="ice-hockey", data=tmp_path)
 
 
 def test_recording_scores_like_the_game(tmp_path: Path):
@@ -218,6 +298,8 @@ def test_command_prints_one_line_and_writes_the_file(
     assert 0 == quality.main(["--model", "m", "--seed", "3", "--json", str(tmp_path / "q.json")])
     assert {"model": "m", "seed": 3} == given
     assert {"event_f1": 0.5} == json.loads(capsys.readouterr().out) == json.loads((tmp_path / "q.json").read_text())
+    assert 0 == quality.main(["--policy", "last-frames", "--frames", "4", "--vision-seconds", "2.5"])
+    assert {"frames": 4, "vision_seconds": 2.5} == given["policy_options"]
 
 
 def test_command_tells_errors_in_one_line(capsys: pytest.CaptureFixture[str]):

@@ -16,20 +16,22 @@ from neverblink.arcade.events import GameEvent, Kind, Score, Side
 from neverblink.arcade.sport import Sport
 from neverblink.errors import ConfigError
 
-QuestionKind = Literal["score", "leader", "last", "last_of", "count", "ago", "where"]
+QuestionKind = Literal["score", "leader", "last", "last_of", "made", "first", "count", "ago", "where"]
 
-# {noun}, {side} and {minutes} are filled in; the first way to ask is the usual one.
+# {noun}, {side}, {score} and {minutes} are filled in; the first way to ask is the usual one.
 QUESTIONS: dict[QuestionKind, tuple[str, ...]] = {
     "score": ("What is the score?", "What is the score now?", "How does it stand?"),
     "leader": ("Who leads?", "Who is ahead?"),
     "last": ("What happened last?", "What was the last thing that happened?"),
     "last_of": ("Who had the last of the {noun}?",),
+    "made": ("Who made it {score}?",),
+    "first": ("What happened first?", "What was the first thing that happened?"),
     "count": (
         "How many {noun} for {side} in this game so far?",
         "How many {noun} for {side} in the last {minutes}?",
     ),
     "ago": ("What was the score {minutes} ago?",),
-    "where": ("Where is the ball?",),
+    "where": ("Where is the {noun}?",),
 }
 NOBODY = "nobody"
 _NOBODY = ("nobody", "neither", "level", "draw")  # ways to say so that are understood
@@ -44,6 +46,7 @@ class Asked(NamedTuple):
     question: str
     answer: str
     age: float  # seconds since the newest event that the answer rests on; 0 where the picture shows it
+    span: float  # seconds of which everything has to be remembered: more than the age where events are counted
 
 
 def _patterns() -> dict[QuestionKind, re.Pattern[str]]:
@@ -66,6 +69,7 @@ def questions(
     *,
     state_text: str = "",
     start_score: Score | None = None,
+    shown: Score | None = None,
     nouns: Mapping[Kind, str] | None = None,
 ) -> list[Asked]:
     """One question of each kind that can be asked at a moment of a stream, in random order.
@@ -75,6 +79,7 @@ def questions(
         now: media seconds since the stream's beginning.
         state_text: the dense line of the newest picture; "" asks for no place.
         start_score: that of the stream's first picture, where a watcher could know it.
+        shown: that of the newest picture, where pictures show a score; else the events tell it.
         nouns: kinds that are counted -> their name in the plural; None counts every kind that has a side in each
             phrase.
     """
@@ -85,15 +90,22 @@ def questions(
     def ask(kind: QuestionKind, answer: str, age: float, way: int | None = None, **fields: str) -> None:
         ways = QUESTIONS[kind]
         question = (rng.choice(ways) if way is None else ways[way]).format(**fields)
-        asked.append(Asked(kind, question, answer, age))
+        asked.append(Asked(kind, question, answer, age, age))
 
-    standing = _score_at(sport, told, now, start_score)
+    standing = (shown, 0.0) if shown is not None else _score_at(sport, told, now, start_score)
     if standing is not None:
-        points, age = standing
-        ask("score", f"It is {SCORE.format(*points)}.", age)
-        ask("leader", f"{_leader(sport, points).capitalize()}, {SCORE.format(*points)}.", age)
+        stands, age = standing
+        ask("score", f"It is {SCORE.format(*stands)}.", age)
+        ask("leader", f"{_leader(sport, stands).capitalize()}, {SCORE.format(*stands)}.", age)
     if told:
         ask("last", write([told[-1].claim], rng, sport).strip(), now - sport.visible_at(told[-1]))
+        ask("first", write([told[0].claim], rng, sport).strip(), now - sport.visible_at(told[0]))
+    made = [event for event in told if event.side and event.score and event.kind in sport.states]
+    if made:
+        points = rng.choice(made).score  # it may have stood so more than once: the last time counts
+        assert points is not None
+        event = [event for event in made if event.score == points][-1]
+        ask("made", f"{event.side.capitalize()}.", now - sport.visible_at(event), score=SCORE.format(*points))
     past = [event for event in told if event.kind in nouns and event.side]
     if past:
         # By kind first: else nearly every question would be about the commonest event.
@@ -109,8 +121,10 @@ def questions(
         before = _score_at(sport, told, now - 60 * minutes, start_score)
         assert before is not None
         ask("ago", f"It was {SCORE.format(*before[0])}.", 60 * minutes + before[1], minutes=_minutes(minutes))
-    if state_text:
-        ask("where", state_text.strip().partition(";")[0].rstrip(".") + ".", 0.0)
+    place = state_text.strip().partition(";")[0].rstrip(".")
+    noun = place.partition(" ")[0].lower()
+    if noun and noun not in sport.sides:  # boxers have no ball
+        ask("where", f"{place}.", 0.0, noun=noun)
     rng.shuffle(asked)
     return asked
 
@@ -130,9 +144,9 @@ def judge(question: str, answer: str, truth: str, sport: Sport) -> bool:
         return _scores(answer) == _scores(truth)
     if kind == "leader":  # the score may be left out, a wrong one may not be said
         return _sides(answer, sport) == _sides(truth, sport) and _scores(answer) <= _scores(truth)
-    if kind == "last_of":
+    if kind in ("last_of", "made"):
         return _sides(answer, sport) == _sides(truth, sport)
-    if kind == "last":
+    if kind in ("last", "first"):
         return parse(answer, sport) == parse(truth, sport)
     if kind == "count":
         return _numbers(answer) == _numbers(truth)
@@ -167,12 +181,13 @@ def _count(
     times = [sport.visible_at(event) for event in told if (event.kind, event.side) == (kind, side)]
     counted = [time for time in times if time >= since]
     question = QUESTIONS["count"][way].format(noun=nouns[kind], side=side, minutes=minutes)
-    return Asked("count", question, f"{len(counted)}.", now - (counted[-1] if counted else since))
+    return Asked("count", question, f"{len(counted)}.", now - (counted[-1] if counted else since), now - since)
 
 
 def _default_nouns(sport: Sport) -> dict[Kind, str]:
     sided = [kind for kind, ways in sport.phrases.items() if all("{side}" in way for way in ways)]
-    return {kind: kind.replace("_", " ") + "s" for kind in sided}
+    ending = {kind: "es" if kind.endswith("ch") else "s" for kind in sided if kind != "game_over"}
+    return {kind: kind.replace("_", " ") + end for kind, end in ending.items()}
 
 
 def _minutes(number: int) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from neverblink.arcade.commentary import parse
 from neverblink.arcade.events import Claim, GameEvent, Kind, Score, Side
 from neverblink.arcade.sport import Sport, sports
-from neverblink.errors import ConfigError, NeverblinkError
+from neverblink.bench.quiz import Quiz, Shown
+from neverblink.errors import BudgetError, ConfigError, NeverblinkError
 
 if TYPE_CHECKING:
     from neverblink.kv.relocate import Positions
@@ -191,68 +193,131 @@ def run_quality(
     *,
     sport: str = "pong",
     seed: int = 1_000_000,
-    seconds: int = 300,
+    seconds: int | None = None,
     policy: str = "streaming",
+    policy_options: Mapping[str, Any] | None = None,
     positions: Positions = "contiguous",
+    ask_every: float = 10.0,
+    data: str | Path | None = None,
     video: str | Path | None = None,
     truth: str | Path | None = None,
 ) -> Result:
-    """Let a model watch a game, or a recording of one, and score what it says.
+    """Let a model watch a game, or recordings, and score what it says.
 
     Args:
         model: name or folder, or a loaded Model.
-        sport: name in `neverblink.arcade.sport.sports`.
+        sport: name in `neverblink.arcade.sport.sports`, hyphens allowed, or "football", which needs `data`.
         seed: of the game; it starts somewhere in the middle of one.
-        seconds: media seconds to watch, as fast as the model can.
+        seconds: media seconds to watch, as fast as the model can; None is 300 of a game, and each recording once.
+        policy_options: windows of the policy, where they are not to be the checkpoint's own.
+        ask_every: seconds between two questions; 0 asks none. No question is remembered.
+        data: a folder of `match_*.mp4` + `match_*.npz` (football).
         video, truth: a file and its truth from `neverblink.training.data.write_mp4`, instead of a live game.
 
     Returns:
-        The fields of `score` and, besides the settings: seconds_per_chunk_p50 (wall seconds), kv_tokens_max,
-        rss_mb (peak of this process, MiB), real_time_factor (wall seconds of the model for a media second).
+        The fields of `score` and of `Quiz.result` and, besides the settings: by_fifth, seconds_per_chunk_p50 (wall
+        seconds), kv_tokens_max, rss_mb (peak of this process, MiB), real_time_factor (wall seconds of the model for a
+        media second), ended (None, or why the stream ended early: a policy that keeps everything runs out of room).
     """
     from neverblink.model import Model
-    from neverblink.sources.arcade import ArcadeSource
-    from neverblink.sources.base import SourceOptions
 
-    if (video is None) != (truth is None):
-        raise ConfigError("a video needs its truth and the other way round; give --video and --truth, or neither")
-    rules: Sport = sports[sport]
     if isinstance(model, str | Path):
         model = Model.from_pretrained(model)
+    show = _show(sport, seed, model.fps, data, video, truth)
+    seconds = seconds or (None if data else 300)
     lines: list[Line] = []
-    events: list[GameEvent] = read_truth(truth) if truth is not None else []
     latencies: list[float] = []
-    kv_tokens_max = 0
-    played, start_score = None, None
-    if video is None:
-        start_score = rules.make(seed, start_score="random").state.score
-        played = ArcadeSource(f"arcade:{sport}?seed={seed}&score=random", SourceOptions(fps=model.fps))
-    for caption in model.watch(played or str(video), policy=policy, positions=positions, seconds=seconds):
-        if sys.stderr.isatty():
-            print(f"\r{caption.end:.0f} of {seconds} s", end="", file=sys.stderr, flush=True)
-        lines.append(Line(caption.start, caption.end, caption.text))
-        latencies.append(caption.latency)
-        kv_tokens_max = max(kv_tokens_max, caption.kv_tokens)
-        if played is not None:
-            events += played.take_events()
+    kv_tokens_max, ended = 0, None
+    quiz = Quiz(show.sport, seed, show.take, show.shown, ask_every or math.inf, show.start_score, show.nouns)
+    captions = model.watch(
+        show.source,
+        fps=show.fps,
+        policy=policy,
+        policy_options=policy_options,
+        positions=positions,
+        seconds=seconds,
+        questions=quiz,
+    )
+    try:
+        for caption in captions:
+            if sys.stderr.isatty():
+                print(f"\r{caption.end:.0f} of {seconds or 'all'} s", end="", file=sys.stderr, flush=True)
+            quiz.hear(caption.answer)
+            lines.append(Line(caption.start, caption.end, caption.text))
+            latencies.append(caption.latency)
+            kv_tokens_max = max(kv_tokens_max, caption.kv_tokens)
+    except BudgetError as error:
+        ended = f"after {lines[-1].end:.0f} s: {error}" if lines else str(error)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    result = score(events, lines, rules, start_score)
+    events = [*quiz.events, *show.take()]
+    result = score(events, lines, show.sport, show.start_score)
     media_seconds = sum(line.end - line.start for line in lines)
     return {
-        "sport": sport,
+        "sport": show.sport.name.replace("_", "-"),
         "model": model.name,
         "seed": seed,
         "policy": policy,
+        "policy_options": dict(policy_options or {}),
         "positions": positions,
         "seconds": _round(media_seconds),
         **result,
-        "by_fifth": by_fifth(events, lines, rules, start_score),
+        **quiz.result(),
+        "by_fifth": by_fifth(events, lines, show.sport, show.start_score),
         "seconds_per_chunk_p50": _round(statistics.median(latencies)),
         "kv_tokens_max": kv_tokens_max,
         "rss_mb": round(peak_rss_mb(), 1),
         "real_time_factor": _round(sum(latencies) / media_seconds),
+        "ended": ended,
     }
+
+
+class Show(NamedTuple):
+    """Something to watch whose truth is known."""
+
+    sport: Sport
+    source: Any  # a Source, or the name of one
+    fps: float
+    start_score: Score | None
+    take: Callable[[], Sequence[GameEvent]]  # newest true events
+    shown: Callable[[], Shown]
+    nouns: Mapping[Kind, str] | None = None
+
+
+def _show(
+    sport: str,
+    seed: int,
+    fps: float,
+    data: str | Path | None,
+    video: str | Path | None,
+    truth: str | Path | None,
+) -> Show:
+    from neverblink.football.commentary import COUNTED, FOOTBALL
+    from neverblink.football.matches import FPS
+    from neverblink.football.source import FootballSource
+    from neverblink.sources.arcade import ArcadeSource
+    from neverblink.sources.base import SourceOptions
+
+    name = sport.replace("-", "_")
+    if (video is None) != (truth is None):
+        raise ConfigError("a video needs its truth and the other way round; give --video and --truth, or neither")
+    if name == FOOTBALL.name:
+        if data is None:
+            raise ConfigError("football is recorded: give --data FOLDER, with match_*.mp4 and match_*.npz in it")
+        match = FootballSource(data, SourceOptions(fps=min(fps, FPS)))
+        # The score bar is too small to be read, so the score is what the goals make it.
+        return Show(FOOTBALL, match, min(fps, FPS), (0, 0), match.take_events, lambda: Shown(None, ""), COUNTED)
+    if data is not None:
+        raise ConfigError(f"--data holds football matches, the sport is {sport}; take --sport football, or --seed")
+    rules: Sport = sports[name]
+    if truth is not None:
+        events = read_truth(truth)
+        return Show(rules, str(video), fps, None, lambda: [events.pop(0) for _ in events[:]], lambda: Shown(None, ""))
+    start_score = rules.make(seed, start_score="random").state.score
+    game = ArcadeSource(f"arcade:{name}?seed={seed}&score=random", SourceOptions(fps=fps))
+    return Show(
+        rules, game, fps, start_score, game.take_events, lambda: Shown(game.state.score, rules.describe(game.state))
+    )
 
 
 def read_truth(path: str | Path) -> list[GameEvent]:
@@ -273,6 +338,9 @@ def peak_rss_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB here
 
 
+_WINDOWS = ("sink_tokens", "text_window", "vision_seconds", "frames", "kv_budget")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     # SUPPRESS: the defaults stand in run_quality, and only there.
     parser = argparse.ArgumentParser(
@@ -281,16 +349,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--model", help="name, folder or hub id")
-    parser.add_argument("--sport", help="which game (default pong)")
+    parser.add_argument("--sport", help=f"{', '.join(n.replace('_', '-') for n in sports)} or football (default pong)")
     parser.add_argument("--seed", type=int, help="of the game")
-    parser.add_argument("--seconds", type=int, help="media seconds to watch")
+    parser.add_argument("--data", type=Path, help="folder of match_*.mp4 + match_*.npz, for football")
+    parser.add_argument("--seconds", type=int, help="media seconds to watch (default 300, or every match once)")
     parser.add_argument("--policy", help="what the KV cache keeps")
     parser.add_argument("--positions", help="contiguous or native")
+    parser.add_argument("--sink-tokens", type=int, help="text tokens that stay for ever (default: the model's own)")
+    parser.add_argument("--text-window", type=int, help="recent text tokens (default: the model's own)")
+    parser.add_argument("--vision-seconds", type=float, help="recent vision (default: the model's own)")
+    parser.add_argument("--frames", type=int, help="for --policy last-frames")
+    parser.add_argument("--kv-budget", type=int, help="rows, for --policy full")
+    parser.add_argument("--ask-every", type=float, help="seconds between two questions, 0 for none (default 10)")
     parser.add_argument("--video", type=Path, help="a recording made by write_mp4, instead of a live game")
     parser.add_argument("--truth", type=Path, help="the recording's truth")
     parser.add_argument("--json", type=Path, default=None, help="write the line to this file too")
     options = vars(parser.parse_args(arguments))
     file = options.pop("json")
+    windows = {name: options.pop(name) for name in _WINDOWS if name in options}
+    if windows:
+        options["policy_options"] = windows
     try:
         line = json.dumps(run_quality(**options))
     except NeverblinkError as error:

@@ -71,6 +71,11 @@ class ArcadeSource:
             yield Frame(tick / fps, self._picture(tick / fps))
             tick += 1
 
+    @property
+    def state(self) -> Any:
+        """The true state at the newest picture."""
+        return self._game.state
+
     def take_dropped(self) -> int:
         dropped, self._dropped = self._dropped, 0
         return dropped
