@@ -1,5 +1,6 @@
 """The recipe of the bundled model, stage by stage at toy size: scenes, windows, loop, look."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from neverblink.model import Model
 from neverblink.models.base import VisionBlock
 from neverblink.script import Script, ScriptOptions
 from neverblink.training.arcade import adapter_of
-from neverblink.training.look import Pairs, fields_of, look
+from neverblink.training.look import Glance, Pairs, fields_of, look
 from neverblink.training.loop import LoopOptions, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encoded, Footage, Scene, collect, read
@@ -98,6 +99,48 @@ def test_a_round_gives_every_window_once_with_its_own_vision():
         assert (f"{QUERIES[1]} 0." in said_before) == (first % 100 > 0)
         assert QUERIES[0] not in script.decode(sample.ids.tolist()).replace(script.options.query, "")
     assert sorted(seen) == [n * 100 + start for n in range(3) for start in (0, 2, 4)]
+
+
+@pytest.mark.parametrize("forget", [0.0, 1.0])
+def test_only_what_the_stream_still_holds_is_asked(forget: float):
+    """The second that an answer rests on stands in the sample, in its seconds or in what is left of the text before;
+    all such seconds are asked about, and the questions stand at the end."""
+    script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
+    [scene] = scenes_of(1, 40, HIDDEN)
+    scene = replace(scene, quizzes=[[("last", f"q{at}?", f"a{at}.", at) for at in range(i + 1)] for i in range(40)])
+    options = WindowOptions(seconds=4, overlap=2, sink_tokens=20, text_window=40, forget=forget, ask=1.0)
+    windows = windows_of([scene], script, (1.0, 0.0), options)
+    windows.asks = QUERIES[0]
+    stream, asked_about = iter(windows), set()
+    for sample, _ in (next(stream) for _ in range(600)):
+        text = script.decode(sample.ids.tolist())
+        about = [int(n) for n in re.findall(r"q(\d+)\?", text)]
+        assert 1 <= len(about) <= 3
+        assert [int(n) for n in re.findall(r"a(\d+)\.", text)] == about
+        assert not text[text.index("q") :].count("Time=")
+        last = max(int(n) for n in re.findall(r"Say it. (\d+)\.", text))
+        for at in about:
+            assert f" {at}." in text
+            asked_about.add((last, at))
+    late = {at for last, at in asked_about if last == 39}
+    assert set(range(36, 40)) <= late
+    assert (0 in late) == (forget == 0)
+    assert (33 in late) == (forget == 0)
+    assert 10 not in late
+
+
+def test_many_pictures_at_once_are_seen_as_one_by_one(tmp_path: Path):
+    """`Glance` gives what the stock tower gives, for every picture of a stack."""
+    torch.manual_seed(0)
+    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=2, vision_mlp=96, mlp=64)
+    tokenizer = train_tokenizer(["the ball"] * 10, tmp_path, vocabulary=300)
+    save(build(size, tokenizer), tokenizer, tmp_path, size, {})
+    adapter = adapter_of(tmp_path)
+    pictures = torch.randn(5, 16, 9600)
+    with torch.no_grad():
+        at_once = Glance(adapter.model.model.visual, (4, 4))(pictures)
+        each = torch.cat([adapter.encode_patches(picture, torch.tensor([[1, 4, 4]])) for picture in pictures])
+    torch.testing.assert_close(at_once, each, rtol=1e-4, atol=1e-5)
 
 
 def test_scenes_shorter_than_a_window_are_refused():

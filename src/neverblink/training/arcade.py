@@ -10,6 +10,8 @@ what one second shows (nothing to copy from: it has to look), `talk` teaches the
 from __future__ import annotations
 
 import argparse
+import json
+import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -21,15 +23,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from neverblink.arcade.sport import sports
+from neverblink.arcade.events import GameEvent, Score
+from neverblink.arcade.questions import questions
+from neverblink.arcade.sport import Sport, sports
 from neverblink.models.base import VisionBlock
 from neverblink.models.qwen2_5_vl import Qwen25VL, read_pixel_options
 from neverblink.script import SILENCE, Script, ScriptOptions
-from neverblink.training.data import game_stream
-from neverblink.training.look import Pairs, fields_of, look
+from neverblink.training.data import Second, game_stream
+from neverblink.training.look import Pairs, fields_of, look, whiten
 from neverblink.training.loop import LoopOptions, train
 from neverblink.training.recipes import SmallVLM, build, save
-from neverblink.training.scenes import Encoded, Footage, collect, read
+from neverblink.training.scenes import Encoded, Footage, Quiz, collect, read
 from neverblink.training.tokenizer import train_tokenizer
 from neverblink.training.windows import WindowOptions, Windows, collate
 from neverblink.types import Kind
@@ -46,10 +50,13 @@ def corpus(names: Sequence[str], seeds: int = 30, seconds: int = 120) -> Iterato
     """Lines for the tokenizer: everything that the script and the writers can say."""
     for name in names:
         for seed in range(seeds):
+            quiz = Quizmaster(sports[name], seed)
             for second in game_stream(name, seed, seconds, fps=1):
                 yield second.text + SILENCE
                 yield second.state_text + SILENCE
                 yield f"Time={second.start * 97:.1f}-{second.start * 97 + 1:.1f}s"
+                for _, question, answer, _ in quiz.after(second):
+                    yield from (question, answer)
     for _ in range(200):
         yield from (
             f"system\n{SYSTEM}\n{COMMENTATE}",
@@ -60,6 +67,34 @@ def corpus(names: Sequence[str], seeds: int = 30, seconds: int = 120) -> Iterato
         )
 
 
+class Quizmaster:
+    """Asks about a stream that he watches second by second. Questions by the clock are left out: a stream is told the
+    time of what it sees, but not of what it said long ago."""
+
+    def __init__(self, sport: Sport, seed: int):
+        self.sport, self.rng = sport, random.Random(f"quiz {seed}")
+        self.events: list[GameEvent] = []
+        self.start_score: Score | None = None
+
+    def after(self, second: Second) -> list[Quiz]:
+        """Questions that may be asked at the end of this second, one of each kind."""
+        now, shown = second.start + 1, second.state.score
+        if self.start_score is None:
+            self.start_score = shown
+        self.events += second.events
+        asked = questions(
+            self.sport,
+            self.events,
+            now - 1e-6,
+            self.rng,
+            state_text=second.state_text,
+            start_score=self.start_score,
+            shown=shown,
+        )
+        timeless = (a for a in asked if a.kind != "ago" and "minute" not in a.question)
+        return [(a.kind, a.question, a.answer, max(0, int(now - 1e-6 - a.span))) for a in timeless]
+
+
 def film(seed: int, names: Sequence[str], size: SmallVLM, pixels: PixelOptions) -> Footage:
     """One stream to learn from, with both lines of every second."""
     rng = np.random.default_rng(seed)
@@ -67,13 +102,16 @@ def film(seed: int, names: Sequence[str], size: SmallVLM, pixels: PixelOptions) 
     start: Literal["random"] | None = None if rng.random() < 0.1 else "random"
     patches: list[np.ndarray] = []
     lines: dict[str, list[str]] = {COMMENTATE: [], DESCRIBE: []}
-    length = int(rng.integers(40, 200))
+    quizzes: list[list[Quiz]] = []
+    length = int(rng.integers(40, 400))
+    quiz = Quizmaster(sports[name], seed)
     for second in game_stream(name, seed % BENCHMARK_SEEDS, length, size.fps, start_score=start):
         stack = resize(torch.from_numpy(second.frames).permute(0, 3, 1, 2), pixels)
         patches.append(cut(stack, pixels)[0].numpy())
         lines[COMMENTATE].append(second.text)
         lines[DESCRIBE].append(second.state_text)
-    return Footage(patches, lines)
+        quizzes.append(quiz.after(second))
+    return Footage(patches, lines, quizzes)
 
 
 def adapter_of(run: Path, dtype: torch.dtype = torch.float32) -> Qwen25VL:
@@ -127,8 +165,14 @@ def see(run: Path, args: argparse.Namespace) -> None:
     pairs = Pairs(args.sports, size.fps, adapter.pixels, args.seed + 1, BENCHMARK_SEEDS)
     loader = DataLoader(pairs, batch_size=args.batch or 128, num_workers=args.workers, prefetch_factor=4)
     grid = (size.height // size.patch, size.width // size.patch)
-    look(adapter, iter(loader), fields, grid, args.minutes or 6.0, partial(print, flush=True), args.lr, args.steps)
+    batches = iter(loader)
+    if not (run / "seen.json").is_file():
+        whiten(adapter, batches)
+    shares = look(
+        adapter, iter(loader), fields, grid, args.minutes or 6.0, partial(print, flush=True), args.lr, args.steps
+    )
     adapter.model.save_pretrained(run)
+    (run / "seen.json").write_text(json.dumps({name: round(share, 3) for name, share in shares.items()}, indent=1))
 
 
 def film_scenes(run: Path, args: argparse.Namespace) -> None:
@@ -167,6 +211,7 @@ def speak(run: Path, args: argparse.Namespace) -> None:
         VisionBlock(torch.empty(len(loc), 0), loc, advance),
         window,
         args.seed,
+        asks=COMMENTATE,
     )
     loader = DataLoader(
         windows,

@@ -23,10 +23,10 @@ class SmallVLM:
     heads: int = 4
     kv_heads: int = 2
     mlp: int = 768
-    vision_hidden: int = 192
+    vision_hidden: int = 256
     vision_layers: int = 2
-    vision_heads: int = 6
-    vision_mlp: int = 384
+    vision_heads: int = 8
+    vision_mlp: int = 512
     patch: int = 40
     merge: int = 4
     tokens_per_second: int = 4  # at 8 fps a temporal patch lasts 1/4 s, so time axis steps are whole numbers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from neverblink.errors import ConfigError
 
+Query = str
+# A question that may be asked at the end of a second: kind, words, answer, and the second that the answer rests on.
+Quiz = tuple[str, str, str, int]
 PER_FILE = 100  # scenes
 
 
@@ -29,18 +32,21 @@ class Scene:
     Args:
         vision: [seconds, tokens, hidden] bfloat16, the tower's output second by second.
         lines: query -> what is to be said of each second under it; "" is silence.
+        quizzes: for each second the questions that may be asked at its end; () for none at all.
     """
 
     vision: torch.Tensor
-    lines: dict[str, list[str]]
+    lines: dict[Query, list[str]]
+    quizzes: Sequence[Sequence[Quiz]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Footage:
-    """One stream as a camera sees it: uint8 patches [t*h*w, values] of each second, and its lines."""
+    """One stream as a camera sees it: uint8 patches [t*h*w, values] of each second, its lines and questions."""
 
     patches: list[np.ndarray]
-    lines: dict[str, list[str]]
+    lines: dict[Query, list[str]]
+    quizzes: Sequence[Sequence[Quiz]] = ()
 
 
 class Encoded(IterableDataset[Scene]):
@@ -70,7 +76,7 @@ class Encoded(IterableDataset[Scene]):
             patches = torch.from_numpy(np.concatenate(footage.patches))
             with torch.inference_mode():
                 vision = encode(patches, len(footage.patches)).to(torch.bfloat16)
-            yield Scene(vision.clone(), footage.lines)
+            yield Scene(vision.clone(), footage.lines, footage.quizzes)
 
 
 def collect(scenes: Encoded, folder: Path, seconds: int, workers: int, report: Callable[[str], None]) -> None:
@@ -90,7 +96,7 @@ def collect(scenes: Encoded, folder: Path, seconds: int, workers: int, report: C
         done += len(held[-1].vision)
         if len(held) == PER_FILE or done >= seconds:
             name = folder / f"{len(files):04d}"
-            texts = "".join(json.dumps(scene.lines) + "\n" for scene in held)
+            texts = "".join(json.dumps({"lines": s.lines, "quizzes": s.quizzes}) + "\n" for s in held)
             name.with_suffix(".jsonl").write_text(texts, encoding="utf-8")
             save_file({f"{i:03d}": s.vision.contiguous() for i, s in enumerate(held)}, name.with_suffix(".safetensors"))
             files.append(name)
@@ -107,9 +113,9 @@ def read(folder: Path) -> list[Scene]:
     """
     scenes = []
     for file in sorted(folder.glob("*.safetensors")):
-        lines = [json.loads(line) for line in file.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
+        told = [json.loads(line) for line in file.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
         scenes += [
-            Scene(vision, text) for (_, vision), text in zip(sorted(load_file(file).items()), lines, strict=True)
+            Scene(vision, **text) for (_, vision), text in zip(sorted(load_file(file).items()), told, strict=True)
         ]
     if not scenes:
         raise ConfigError(f"no scenes in {folder}; run the stage `scenes` first")
@@ -118,4 +124,4 @@ def read(folder: Path) -> list[Scene]:
 
 def _first_lines(file: Path) -> Iterator[list[str]]:
     for line in file.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines():
-        yield next(iter(json.loads(line).values()))
+        yield next(iter(json.loads(line)["lines"].values()))

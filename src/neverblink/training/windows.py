@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ class WindowOptions:
     seconds: int = 4
     overlap: int = 2
     sink_tokens: int = 32
-    text_window: int = 96
+    text_window: int = 384
+    ask: float = 0.5  # share of windows at whose end questions are asked, where the scenes have any
     forget: float = 0.5  # share of windows that start without previous text, so that scores have to be read
     latest_start: float = 40_000.0  # seconds; streams start anywhere, so that no clock time is new
 
@@ -41,6 +42,7 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         share: query -> how often a window is written under it; a tensor in shared memory may change while workers run.
         vision: places of one second's vision tokens.
         seed: order and draws follow from it; workers draw from different places.
+        asks: the query under which questions are asked, "" for none.
 
     Raises:
         ConfigError: no scene is as long as a window.
@@ -54,9 +56,10 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         vision: VisionBlock,
         options: WindowOptions,
         seed: int,
+        asks: str = "",
     ):
         self.scenes, self.script_for, self.share, self.vision = scenes, script_for, share, vision
-        self.options, self.seed = options, seed
+        self.options, self.seed, self.asks = options, seed, asks
         step = options.seconds - options.overlap
         self.starts: list[tuple[int, int]] = [
             (i, start)
@@ -84,8 +87,25 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         script, lines = self.script_for(query), scene.lines[query]
         base = float(rng.integers(int(o.latest_start))) if rng.random() < 0.8 else float(first)
         spoken = [Spoken(base + i, base + i + 1, self.vision, lines[first + i]) for i in range(o.seconds)]
-        past = () if rng.random() < o.forget else previous_ids(script, lines[:first], o.sink_tokens, o.text_window)
+        forgets = rng.random() < o.forget
+        past = () if forgets else previous_ids(script, lines[:first], o.sink_tokens, o.text_window)
+        if scene.quizzes and query == self.asks and rng.random() < o.ask:
+            spoken[-1] = replace(spoken[-1], asked=self._quiz(script, scene, lines, first, forgets, rng))
         return write_sample(script, spoken, past), scene.vision[first : first + o.seconds].flatten(0, 1)
+
+    def _quiz(
+        self, script: Script, scene: Scene, lines: list[str], first: int, forgets: bool, rng: np.random.Generator
+    ) -> tuple[tuple[str, str], ...]:
+        """Up to three questions for the window's last second, of different kinds, whose answers are still held."""
+        o, now = self.options, first + self.options.seconds - 1
+        sizes = np.cumsum([len(script.encode(line)) for line in lines[:first]]) if first else np.zeros(1)
+        # Seconds whose words are all in the sink, and from which on all are in the window.
+        sunk = int(np.searchsorted(sizes, o.sink_tokens, "right")) if not forgets else 0
+        since = int(np.searchsorted(sizes, sizes[-1] - o.text_window, "left")) + 1
+        since = first if forgets else 0 if sizes[-1] <= o.text_window + o.sink_tokens else since
+        known = [q for q in scene.quizzes[now] if q[3] >= since or q[3] < sunk]
+        chosen = rng.permutation(len(known))[: int(rng.integers(1, 4))]
+        return tuple((known[i][1], known[i][2]) for i in chosen)
 
 
 @dataclass(frozen=True, slots=True)

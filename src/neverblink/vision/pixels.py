@@ -110,7 +110,7 @@ def cut(stack: torch.Tensor, options: PixelOptions) -> tuple[torch.Tensor, tuple
 
 def normalise(patches: torch.Tensor, options: PixelOptions, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Bytes of `cut` to the values that the vision tower was trained on."""
-    values = patches.view(len(patches), 3, -1).to(dtype)
+    values = patches.view(len(patches), 3, -1).to(dtype, copy=True)
     mean = (torch.tensor(options.mean, device=patches.device).view(1, 3, 1) * 255).to(dtype)
     std = (torch.tensor(options.std, device=patches.device).view(1, 3, 1) * 255).to(dtype)
-    return ((values - mean) / std).view(len(patches), -1)
+    return values.sub_(mean).div_(std).view(len(patches), -1)
