@@ -22,7 +22,7 @@ from neverblink.training.loop import LoopOptions, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encoded, Footage, Scene, collect, read
 from neverblink.training.tokenizer import train_tokenizer
-from neverblink.training.windows import WindowOptions, Windows, collate
+from neverblink.training.windows import WindowOptions, Windows, by_length, collate
 from neverblink.types import Kind
 from tests.checkpoints import toy_checkpoint
 
@@ -147,6 +147,20 @@ def test_scenes_shorter_than_a_window_are_refused():
     script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
     with pytest.raises(ConfigError, match="the longest scene has 3 s and a window 4 s"):
         windows_of(scenes_of(1, 3, HIDDEN), script, (1.0, 0.0), WindowOptions())
+
+
+def test_samples_of_like_length_come_together():
+    """Every sample once, and less padding than in the order of drawing."""
+    script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
+    windows = iter(windows_of(scenes_of(2, 30, HIDDEN), script, (1.0, 0.0), WindowOptions(forget=0.5)))
+    samples = [next(windows) for _ in range(16)]
+    batches = by_length(samples, 4, Kind.PIXELS, 0, torch.ones(len(script.tokenizer)))
+    assert [4] * 4 == [len(b.ids) for b in batches]
+    assert sum(int(b.learn.sum()) for b in batches) == sum(int(s.learn.sum()) for s, _ in samples)
+    assert sorted(len(s.ids) for s, _ in samples)[3::4] == sorted(b.ids.shape[1] for b in batches)
+    assert sorted(v[0, 0].item() for _, v in samples) == sorted(
+        part[0, 0].item() for b in batches for part in b.vision.split(4 * TOKENS)
+    )
 
 
 def test_the_loop_learns_resumes_and_reads_the_pictures(tmp_path: Path):

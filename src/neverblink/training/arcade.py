@@ -30,12 +30,12 @@ from neverblink.models.base import VisionBlock
 from neverblink.models.qwen2_5_vl import Qwen25VL, read_pixel_options
 from neverblink.script import SILENCE, Script, ScriptOptions
 from neverblink.training.data import Second, game_stream
-from neverblink.training.look import Pairs, fields_of, look, whiten
+from neverblink.training.look import Glance, Pairs, fields_of, look, whiten
 from neverblink.training.loop import LoopOptions, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encoded, Footage, Quiz, collect, read
 from neverblink.training.tokenizer import train_tokenizer
-from neverblink.training.windows import WindowOptions, Windows, collate
+from neverblink.training.windows import Batch, WindowOptions, Windows, by_length
 from neverblink.types import Kind
 from neverblink.vision.pixels import PixelOptions, cut, normalise, resize
 
@@ -44,6 +44,7 @@ DESCRIBE = "Describe what you see."
 SYSTEM = "You watch an arcade game."
 BENCHMARK_SEEDS = 1_000_000  # from here up; training never draws them
 NAME = "neverblink-arcade"
+ALIKE = 4  # batches that are drawn at once and sorted by length, so that little is padding
 
 
 def corpus(names: Sequence[str], seeds: int = 30, seconds: int = 120) -> Iterator[str]:
@@ -127,10 +128,11 @@ def load_tower(run: Path) -> Any:
     adapter, size = adapter_of(run, torch.bfloat16), SmallVLM()
     h, w = size.height // size.patch, size.width // size.patch
 
+    glance = Glance(adapter.model.model.visual, (h, w))
+
     def encode(patches: torch.Tensor, seconds: int) -> torch.Tensor:
         seen = normalise(patches, adapter.pixels, torch.bfloat16)
-        # The tower attends within a temporal patch, so all seconds can stand in one tall grid.
-        return adapter.encode_patches(seen, torch.tensor([[len(patches) // (h * w), h, w]])).unflatten(0, (seconds, -1))
+        return glance(seen.unflatten(0, (-1, h * w))).unflatten(0, (seconds, -1))
 
     return encode
 
@@ -215,20 +217,20 @@ def speak(run: Path, args: argparse.Namespace) -> None:
     )
     loader = DataLoader(
         windows,
-        batch_size=batch,
+        batch_size=batch * ALIKE,
         num_workers=1,
-        prefetch_factor=4,
-        collate_fn=partial(collate, pixels_kind=Kind.PIXELS, pad_id=tokenizer.pad_token_id, heavy=heavy),
+        prefetch_factor=2,
+        collate_fn=partial(by_length, batch=batch, pixels_kind=Kind.PIXELS, pad_id=tokenizer.pad_token_id, heavy=heavy),
     )
 
-    def falling(batches: Iterator[Any]) -> Iterator[Any]:
+    def falling(batches: Iterator[list[Batch]]) -> Iterator[Batch]:
         """`talk` begins with half state lines, so that reading is kept, and ends with few."""
         began = time.monotonic()
-        for each in batches:
+        for group in batches:
             done = min(1.0, (time.monotonic() - began) / 60 / minutes)
             share[DESCRIBE].fill_(1.0 if reading else 0.5 - 0.35 * done)
             share[COMMENTATE].fill_(1.0 - float(share[DESCRIBE]))
-            yield each
+            yield from group
 
     keep = partial(adapter.model.save_pretrained, run)
     options = LoopOptions(steps=args.steps, minutes=minutes, batch=batch, lr=args.lr)

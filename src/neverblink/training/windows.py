@@ -137,3 +137,12 @@ def collate(samples: list[tuple[Sample, torch.Tensor]], pixels_kind: int, pad_id
         learn[i, :n] = torch.from_numpy(s.learn)
         pixels[i, :n] = torch.from_numpy(s.kinds == pixels_kind)
     return Batch(ids, positions, learn, heavy[ids] * learn, pixels, torch.cat([v for _, v in samples]))
+
+
+def by_length(
+    samples: list[tuple[Sample, torch.Tensor]], batch: int, pixels_kind: int, pad_id: int, heavy: torch.Tensor
+) -> list[Batch]:
+    """Batches of samples of nearly the same length, in random order; the arguments are those of `collate`."""
+    samples = sorted(samples, key=lambda pair: len(pair[0].ids))
+    batches = [collate(samples[i : i + batch], pixels_kind, pad_id, heavy) for i in range(0, len(samples), batch)]
+    return [batches[i] for i in torch.randperm(len(batches)).tolist()]
