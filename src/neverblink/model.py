@@ -212,7 +212,7 @@ def find(name: str | os.PathLike[str], revision: str | None = None) -> tuple[Pat
             raise ModelError(
                 f"this installation has no bundled model ({BUNDLED}); name one with --model PATH_OR_HUB_ID"
             )
-        return BUNDLED, "neverblink-pong"
+        return BUNDLED, "neverblink-arcade"
     if Path(shown).is_dir():
         return Path(shown), Path(shown).resolve().name
     if shown.startswith((".", "/", "~")) or shown.count("/") != 1:

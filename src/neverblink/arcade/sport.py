@@ -99,6 +99,8 @@ sports = Registry(
     "arcade game",
     {
         "boxing": "neverblink.arcade.boxing:BOXING",
+        "double_dunk": "neverblink.arcade.double_dunk:DOUBLE_DUNK",
+        "ice_hockey": "neverblink.arcade.ice_hockey:ICE_HOCKEY",
         "pong": "neverblink.arcade.pong:PONG",
         "tennis": "neverblink.arcade.tennis:TENNIS",
     },

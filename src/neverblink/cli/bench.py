@@ -15,3 +15,13 @@ def quality(context: typer.Context) -> None:
     from neverblink.bench import quality as bench
 
     raise typer.Exit(bench.main(context.args))
+
+
+@app.command(
+    "compare", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def compare(context: typer.Context) -> None:
+    """Every policy, position mode and window on the same stream: a table and plots (see its own --help)."""
+    from neverblink.bench import compare as bench
+
+    raise typer.Exit(bench.main(context.args))

@@ -9,7 +9,7 @@ from typing import Any
 
 from neverblink.errors import ModelError
 
-BUNDLED = Path(__file__).parents[1] / "bundled" / "pong"
+BUNDLED = Path(__file__).parents[1] / "bundled" / "arcade"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Puts a trained checkpoint into the package: bfloat16 weights, tokenizer, card.
 
-python -m neverblink.training.export runs/pong src/neverblink/bundled/pong
+python -m neverblink.training.export runs/arcade src/neverblink/bundled/arcade
 """
 
 from __future__ import annotations
