@@ -11,7 +11,7 @@ from neverblink.arcade.pong import PONG
 from neverblink.arcade.questions import QUESTIONS, Asked, judge, kind_of, questions
 from neverblink.arcade.sport import Sport
 from neverblink.errors import ConfigError
-from neverblink.football.commentary import COUNTED, FOOTBALL
+from neverblink.football.commentary import FOOTBALL
 
 MATCH = [
     GameEvent(0.0, Claim("new_match", "", (0, 0))),
@@ -29,7 +29,6 @@ def answers(
     now: float, sport: Sport = FOOTBALL, events: list[GameEvent] = MATCH, **options: object
 ) -> dict[str, Asked]:
     """Every question that 300 throws of the dice ask at a moment."""
-    options = {"nouns": COUNTED if sport is FOOTBALL else None, **options}
     found = {}
     for seed in range(300):
         for asked in questions(sport, events, now, random.Random(seed), **options):  # type: ignore[arg-type]
@@ -170,7 +169,7 @@ def test_every_true_answer_is_judged_right_and_kinds_are_read_back(
     for time, kind, side in sorted(drawn):
         points[side == "blue"] += kind == "goal"
         events.append(GameEvent(time, Claim(kind, side, (points[0], points[1]) if kind == "goal" else None)))
-    asked = questions(FOOTBALL, events, now, random.Random(seed), state_text=" Ball here; no.", nouns=COUNTED)
+    asked = questions(FOOTBALL, events, now, random.Random(seed), state_text=" Ball here; no.")
     assert len({a.kind for a in asked}) == len(asked)
     for kind, question, answer, age, span in asked:
         assert kind == kind_of(question)

@@ -10,6 +10,7 @@ import pytest
 
 from neverblink.arcade.events import Claim, GameEvent
 from neverblink.arcade.pong import PONG
+from neverblink.arcade.sport import Second
 from neverblink.bench import quality
 from neverblink.bench.quality import Line, match, run_quality, score, score_at
 from neverblink.bench.quiz import Quiz, Shown
@@ -18,7 +19,7 @@ from neverblink.football.streams import football_stream
 from neverblink.sources import open_source
 from neverblink.sources.base import Source, SourceOptions
 from neverblink.sources.chunks import chunks
-from neverblink.training.data import Second, game_stream, write_mp4
+from neverblink.training.data import game_stream, write_mp4
 from neverblink.types import Caption
 from tests.football.recording import write_match
 

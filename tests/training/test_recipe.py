@@ -17,6 +17,7 @@ from neverblink.model import Model
 from neverblink.models.base import VisionBlock
 from neverblink.script import Script, ScriptOptions
 from neverblink.training.arcade import adapter_of
+from neverblink.training.courses import ArcadeCourse
 from neverblink.training.look import Glance, Pairs, fields_of, look
 from neverblink.training.loop import LoopOptions, train
 from neverblink.training.recipes import SmallVLM, build, save
@@ -78,7 +79,7 @@ def scenes_of(count: int, seconds: int, hidden: int) -> list[Scene]:
 def windows_of(scenes: list[Scene], script: Script, share: tuple[float, float], options: WindowOptions) -> Windows:
     places = VisionBlock(torch.empty(TOKENS, 0), np.zeros((TOKENS, 3)), 1.0)
     shares = dict(zip(QUERIES, map(torch.tensor, share), strict=True))
-    return Windows(scenes, lambda query: script, shares, places, options, 0)
+    return Windows(scenes, lambda query: script, shares, lambda fps: places, options, 0)
 
 
 def test_a_round_gives_every_window_once_with_its_own_vision():
@@ -127,6 +128,18 @@ def test_only_what_the_stream_still_holds_is_asked(forget: float):
     assert (0 in late) == (forget == 0)
     assert (33 in late) == (forget == 0)
     assert 10 not in late
+
+
+def test_a_scene_that_may_not_forget_never_does():
+    """Whatever `forget` says, what was said before is there."""
+    script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
+    [scene] = scenes_of(1, 10, HIDDEN)
+    for forgets in (True, False):
+        windows = windows_of([replace(scene, forgets=forgets)], script, (1.0, 0.0), WindowOptions(forget=1.0))
+        stream = iter(windows)
+        samples = [next(stream) for _ in windows.starts]
+        held = [(sample.kinds == Kind.PREVIOUS).any() for sample, vision in samples if int(vision[0, 0])]
+        assert [not forgets] * (len(windows.starts) - 1) == held
 
 
 def test_many_pictures_at_once_are_seen_as_one_by_one(tmp_path: Path):
@@ -206,7 +219,7 @@ def test_the_tower_learns_to_name_the_state(tmp_path: Path):
     save(build(size, tokenizer), tokenizer, tmp_path, size, {})
     adapter = adapter_of(tmp_path)
     before = {name: value.clone() for name, value in adapter.model.named_parameters()}
-    pairs = iter(Pairs(["pong"], size.fps, adapter.pixels, 3, 1000, games=8))
+    pairs = iter(Pairs([ArcadeCourse("pong")], adapter.pixels, 3, live=8))
     batch = [torch.from_numpy(np.stack(part)) for part in zip(*(next(pairs) for _ in range(24)), strict=True)]
     lines: list[str] = []
     shares = look(adapter, repeat(batch), fields_of([PONG]), (4, 4), 5.0, lines.append, lr=2e-3, steps=60)

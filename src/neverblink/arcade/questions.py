@@ -70,7 +70,6 @@ def questions(
     state_text: str = "",
     start_score: Score | None = None,
     shown: Score | None = None,
-    nouns: Mapping[Kind, str] | None = None,
 ) -> list[Asked]:
     """One question of each kind that can be asked at a moment of a stream, in random order.
 
@@ -80,11 +79,9 @@ def questions(
         state_text: the dense line of the newest picture; "" asks for no place.
         start_score: that of the stream's first picture, where a watcher could know it.
         shown: that of the newest picture, where pictures show a score; else the events tell it.
-        nouns: kinds that are counted -> their name in the plural; None counts every kind that has a side in each
-            phrase.
     """
     told = sorted((event for event in events if sport.visible_at(event) <= now), key=sport.visible_at)
-    nouns = _default_nouns(sport) if nouns is None else nouns
+    nouns = _default_nouns(sport) if sport.counted is None else sport.counted
     asked: list[Asked] = []
 
     def ask(kind: QuestionKind, answer: str, age: float, way: int | None = None, **fields: str) -> None:

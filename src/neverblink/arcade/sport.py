@@ -48,6 +48,18 @@ class MakeGame(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Second:
+    """One second of a sport: its pictures and both things to say of it."""
+
+    start: float  # media seconds
+    frames: np.ndarray  # [n, height, width, 3] uint8 RGB, taken at start + k / fps
+    events: tuple[GameEvent, ...]  # those that its pictures show: up to 0.2 s before `start` is possible
+    text: str  # the commentary: "" is silence, else starts with a space
+    state: Any  # at the last picture
+    state_text: str  # the dense line, never silent: what the last picture shows
+
+
+@dataclass(frozen=True, slots=True)
 class Sport:
     """A game, its events and its words.
 
@@ -63,6 +75,8 @@ class Sport:
         fields: what a linear head is to read from one pair of pictures -> number of classes.
         measure: state -> one class for each field; -1 where the picture does not tell.
         states: kinds whose statement of the score is judged.
+        shows_score: pictures show the score large enough to be read.
+        counted: kinds that may be asked for by number -> their names in the plural; None counts every kind with a side.
     """
 
     name: str
@@ -75,6 +89,8 @@ class Sport:
     measure: Callable[[Any], tuple[int, ...]]
     merge: frozenset[Kind] = frozenset()
     states: frozenset[Kind] = frozenset({"point", "game_over"})
+    shows_score: bool = True
+    counted: Mapping[Kind, str] | None = None
 
     @property
     def title(self) -> str:

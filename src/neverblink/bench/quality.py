@@ -228,7 +228,7 @@ def run_quality(
     lines: list[Line] = []
     latencies: list[float] = []
     kv_tokens_max, ended = 0, None
-    quiz = Quiz(show.sport, seed, show.take, show.shown, ask_every or math.inf, show.start_score, show.nouns)
+    quiz = Quiz(show.sport, seed, show.take, show.shown, ask_every or math.inf, show.start_score)
     captions = model.watch(
         show.source,
         fps=show.fps,
@@ -281,7 +281,6 @@ class Show(NamedTuple):
     start_score: Score | None
     take: Callable[[], Sequence[GameEvent]]  # newest true events
     shown: Callable[[], Shown]
-    nouns: Mapping[Kind, str] | None = None
 
 
 def _show(
@@ -292,7 +291,7 @@ def _show(
     video: str | Path | None,
     truth: str | Path | None,
 ) -> Show:
-    from neverblink.football.commentary import COUNTED, FOOTBALL
+    from neverblink.football.commentary import FOOTBALL
     from neverblink.football.matches import FPS
     from neverblink.football.source import FootballSource
     from neverblink.sources.arcade import ArcadeSource
@@ -306,7 +305,7 @@ def _show(
             raise ConfigError("football is recorded: give --data FOLDER, with match_*.mp4 and match_*.npz in it")
         match = FootballSource(data, SourceOptions(fps=min(fps, FPS)))
         # The score bar is too small to be read, so the score is what the goals make it.
-        return Show(FOOTBALL, match, min(fps, FPS), (0, 0), match.take_events, lambda: Shown(None, ""), COUNTED)
+        return Show(FOOTBALL, match, min(fps, FPS), (0, 0), match.take_events, lambda: Shown(None, ""))
     if data is not None:
         raise ConfigError(f"--data holds football matches, the sport is {sport}; take --sport football, or --seed")
     rules: Sport = sports[name]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from neverblink.arcade.events import GameEvent, Kind, Score
+from neverblink.arcade.events import GameEvent, Score
 from neverblink.arcade.questions import Asked, judge, questions
 from neverblink.arcade.sport import Sport
 
@@ -27,7 +27,7 @@ class Quiz:
     Args:
         take: newest events of the stream since the last call. shown: what the newest picture shows.
         every: seconds between two questions.
-        start_score, nouns: as for `questions`.
+        start_score: as for `questions`.
     """
 
     def __init__(
@@ -38,10 +38,9 @@ class Quiz:
         shown: Callable[[], Shown],
         every: float = 10.0,
         start_score: Score | None = None,
-        nouns: Mapping[Kind, str] | None = None,
     ):
         self.sport, self.take, self.shown, self.every = sport, take, shown, every
-        self.start_score, self.nouns = start_score, nouns
+        self.start_score = start_score
         self.events: list[GameEvent] = []
         self.asked: list[tuple[Asked, str]] = []  # with the answer given
         self._rng, self._next, self._open = random.Random(f"quiz {seed}"), every, None
@@ -63,7 +62,6 @@ class Quiz:
             state_text=state_text,
             start_score=self.start_score,
             shown=score,
-            nouns=self.nouns,
         )
         # The kind that was asked least, so that all are asked alike.
         self._open = min(possible, key=lambda asked: self._times[asked.kind], default=None)

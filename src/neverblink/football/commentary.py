@@ -103,4 +103,6 @@ FOOTBALL = Sport(
     fields={"column": BINS, "row": BINS // 2, "side": 2, "way": 3, "restart": len(_MODES)},
     measure=measure,
     states=frozenset({"goal", "new_match"}),
+    shows_score=False,
+    counted=COUNTED,
 )

@@ -150,3 +150,9 @@ def find_matches(place: str | Path | list[Path]) -> list[Path]:
     if not paths:
         raise ConfigError(f"{place}: no match_*.npz in it; a match is match_NNNN.mp4 with match_NNNN.npz beside it")
     return paths
+
+
+def is_held_out(path: Path) -> bool:
+    """Is this match kept for the benchmark? Every sixth is, by its number; training leaves them out."""
+    digits = "".join(c for c in path.stem if c.isdigit())
+    return bool(digits) and int(digits) % 6 == 5

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from neverblink.arcade.commentary import write_second
 from neverblink.arcade.events import GameEvent
+from neverblink.arcade.sport import Second
 from neverblink.football.commentary import FOOTBALL
 from neverblink.football.matches import FPS, Match, find_matches
-from neverblink.football.truth import MatchState, events, states
-
-
-@dataclass(frozen=True, slots=True)
-class Second:
-    """One second of football: its pictures and both things to say of it. The fields of `training.data.Second`."""
-
-    start: float  # media seconds
-    frames: np.ndarray  # [fps, 180, 320, 3] uint8 RGB, taken at start + k / fps
-    events: tuple[GameEvent, ...]  # those that its pictures show, in the order in which they do
-    text: str  # the commentary: "" is silence, else starts with a space
-    state: MatchState  # at the last picture
-    state_text: str  # the dense line, never silent
+from neverblink.football.truth import events, states
 
 
 def match_stream(match: Match, seed: int, fps: int = FPS, *, start: int = 0, draw: bool = True) -> Iterator[Second]:

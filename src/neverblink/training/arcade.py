@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +25,12 @@ from torch.utils.data import DataLoader
 
 from neverblink.arcade.events import GameEvent, Score
 from neverblink.arcade.questions import questions
-from neverblink.arcade.sport import Sport, sports
+from neverblink.arcade.sport import Second, Sport, sports
+from neverblink.football.commentary import FOOTBALL
 from neverblink.models.base import VisionBlock
 from neverblink.models.qwen2_5_vl import Qwen25VL, read_pixel_options
 from neverblink.script import SILENCE, Script, ScriptOptions
-from neverblink.training.data import Second, game_stream
+from neverblink.training.courses import Course, courses_of
 from neverblink.training.look import Glance, Pairs, fields_of, look, whiten
 from neverblink.training.loop import LoopOptions, train
 from neverblink.training.recipes import SmallVLM, build, save
@@ -42,17 +43,16 @@ from neverblink.vision.pixels import PixelOptions, cut, normalise, resize
 COMMENTATE = "Commentate on this game."
 DESCRIBE = "Describe what you see."
 SYSTEM = "You watch an arcade game."
-BENCHMARK_SEEDS = 1_000_000  # from here up; training never draws them
 NAME = "neverblink-arcade"
 ALIKE = 4  # batches that are drawn at once and sorted by length, so that little is padding
 
 
-def corpus(names: Sequence[str], seeds: int = 30, seconds: int = 120) -> Iterator[str]:
+def corpus(courses: Sequence[Course], streams: int = 30, length: int = 120) -> Iterator[str]:
     """Lines for the tokenizer: everything that the script and the writers can say."""
-    for name in names:
-        for seed in range(seeds):
-            quiz = Quizmaster(sports[name], seed)
-            for second in game_stream(name, seed, seconds, fps=1):
+    for course in courses:
+        for seed in range(streams):
+            quiz = Quizmaster(course.sport, seed)
+            for second in course.seconds(seed, length):
                 yield second.text + SILENCE
                 yield second.state_text + SILENCE
                 yield f"Time={second.start * 97:.1f}-{second.start * 97 + 1:.1f}s"
@@ -90,29 +90,27 @@ class Quizmaster:
             self.rng,
             state_text=second.state_text,
             start_score=self.start_score,
-            shown=shown,
+            shown=shown if self.sport.shows_score else None,
         )
         timeless = (a for a in asked if a.kind != "ago" and "minute" not in a.question)
         return [(a.kind, a.question, a.answer, max(0, int(now - 1e-6 - a.span))) for a in timeless]
 
 
-def film(seed: int, names: Sequence[str], size: SmallVLM, pixels: PixelOptions) -> Footage:
+def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
     """One stream to learn from, with both lines of every second."""
     rng = np.random.default_rng(seed)
-    name = names[int(rng.integers(len(names)))]
-    start: Literal["random"] | None = None if rng.random() < 0.1 else "random"
+    course = courses[int(rng.integers(len(courses)))]
     patches: list[np.ndarray] = []
     lines: dict[str, list[str]] = {COMMENTATE: [], DESCRIBE: []}
     quizzes: list[list[Quiz]] = []
-    length = int(rng.integers(40, 400))
-    quiz = Quizmaster(sports[name], seed)
-    for second in game_stream(name, seed % BENCHMARK_SEEDS, length, size.fps, start_score=start):
+    quiz = Quizmaster(course.sport, seed)
+    for second in course.seconds(seed, int(rng.integers(40, 400))):
         stack = resize(torch.from_numpy(second.frames).permute(0, 3, 1, 2), pixels)
         patches.append(cut(stack, pixels)[0].numpy())
         lines[COMMENTATE].append(second.text)
         lines[DESCRIBE].append(second.state_text)
         quizzes.append(quiz.after(second))
-    return Footage(patches, lines, quizzes)
+    return Footage(patches, lines, quizzes, course.fps, course.sport.shows_score)
 
 
 def adapter_of(run: Path, dtype: torch.dtype = torch.float32) -> Qwen25VL:
@@ -137,15 +135,15 @@ def load_tower(run: Path) -> Any:
     return encode
 
 
-def start(run: Path, names: Sequence[str], seed: int) -> None:
+def start(run: Path, courses: Sequence[Course], seed: int) -> None:
     """Stage `build`: random weights, a tokenizer and the card. A run that has begun is left as it is."""
     if (run / "config.json").is_file():
         return
     torch.manual_seed(seed)
-    tokenizer, size, memory = train_tokenizer(corpus(names), run), SmallVLM(), WindowOptions()
+    tokenizer, size, memory = train_tokenizer(corpus(courses), run), SmallVLM(), WindowOptions()
     card = {
         "name": NAME,
-        "domain": f"arcade games ({', '.join(sports[name].title for name in names)})",
+        "domain": f"sport ({', '.join(course.sport.title for course in courses)})",
         "fps": size.fps,
         "script": {"system": SYSTEM, "query": COMMENTATE},
         "policy_options": {
@@ -154,7 +152,12 @@ def start(run: Path, names: Sequence[str], seed: int) -> None:
             "vision_seconds": float(memory.seconds),  # what the finished model remembers is what `talk` teaches
         },
         "speak": {"max_tokens_per_second": 24},
-        "training": {"seed": seed, "sports": list(names), "recipe": "scripts/train-arcade", "window": asdict(memory)},
+        "training": {
+            "seed": seed,
+            "sports": [course.sport.name for course in courses],
+            "recipe": "scripts/train-arcade",
+            "window": asdict(memory),
+        },
     }
     save(build(size, tokenizer), tokenizer, run, size, card)
 
@@ -163,8 +166,9 @@ def see(run: Path, args: argparse.Namespace) -> None:
     """Stage `see`: the tower, alone."""
     adapter, size = adapter_of(run), SmallVLM()
     adapter.model.to(args.device)
-    fields = fields_of([sports[name] for name in args.sports])
-    pairs = Pairs(args.sports, size.fps, adapter.pixels, args.seed + 1, BENCHMARK_SEEDS)
+    courses = courses_of(args.sports, args.football)
+    fields = fields_of([course.sport for course in courses])
+    pairs = Pairs(courses, adapter.pixels, args.seed + 1)
     loader = DataLoader(pairs, batch_size=args.batch or 128, num_workers=args.workers, prefetch_factor=4)
     grid = (size.height // size.patch, size.width // size.patch)
     batches = iter(loader)
@@ -181,7 +185,9 @@ def film_scenes(run: Path, args: argparse.Namespace) -> None:
     """Stage `scenes`."""
     adapter = adapter_of(run)
     encoded = Encoded(
-        partial(load_tower, run), partial(film, names=args.sports, size=SmallVLM(), pixels=adapter.pixels), args.seed
+        partial(load_tower, run),
+        partial(film, courses=courses_of(args.sports, args.football), pixels=adapter.pixels),
+        args.seed,
     )
     collect(encoded, run / "scenes", int(args.hours * 3600), args.workers, partial(print, flush=True))
 
@@ -195,9 +201,12 @@ def speak(run: Path, args: argparse.Namespace) -> None:
     reading = args.stage == "read"
     window = WindowOptions(seconds=1, overlap=0, forget=1.0) if reading else WindowOptions()
     minutes, batch = args.minutes or (6.0 if reading else 20.0), args.batch or (96 if reading else 32)
-    loc, advance = adapter.places(
-        (round(size.fps) // 2, size.height // size.patch, size.width // size.patch), 2 / size.fps
-    )
+
+    def places(fps: int) -> VisionBlock:
+        grid = (fps // 2, size.height // size.patch, size.width // size.patch)
+        loc, advance = adapter.places(grid, 2 / fps)
+        return VisionBlock(torch.empty(len(loc), 0), loc, advance)
+
     scripts = {q: Script(tokenizer, ScriptOptions(system=SYSTEM, query=q)) for q in (COMMENTATE, DESCRIBE)}
     heavy = torch.ones(len(tokenizer))
     for word, index in tokenizer.get_vocab().items():
@@ -210,7 +219,7 @@ def speak(run: Path, args: argparse.Namespace) -> None:
         read(run / "scenes"),
         scripts.__getitem__,
         share,
-        VisionBlock(torch.empty(len(loc), 0), loc, advance),
+        places,
         window,
         args.seed,
         asks=COMMENTATE,
@@ -241,7 +250,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stage", choices=("build", "see", "scenes", "read", "talk"))
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoint, scenes, log")
-    parser.add_argument("--sports", nargs="+", default=["pong"], choices=sorted(sports), help="games to learn")
+    names = [*sorted(sports), FOOTBALL.name]
+    parser.add_argument("--sports", nargs="+", default=["pong"], choices=names, help="sports to learn")
+    parser.add_argument("--football", type=Path, help="folder of recorded matches, for the sport football")
     parser.add_argument("--minutes", type=float, help="wall time of the stage (default: see 6, read 6, talk 20)")
     parser.add_argument("--steps", type=int, default=1_000_000, help="stop after so many steps if that comes first")
     parser.add_argument("--hours", type=float, default=5.0, help="of games that `scenes` watches (default 5)")
@@ -255,7 +266,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    start(args.out, args.sports, args.seed)
+    start(args.out, courses_of(args.sports, args.football), args.seed)
     if args.stage == "see":
         see(args.out, args)
     elif args.stage == "scenes":

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from neverblink.arcade.commentary import write_second
 from neverblink.arcade.emulator import FRAMES_PER_SECOND, HEIGHT, WIDTH, frame_at
-from neverblink.arcade.events import GameEvent, Score
-from neverblink.arcade.sport import Sport, sports
-
-
-@dataclass(frozen=True, slots=True)
-class Second:
-    """One second of a game: its pictures and both things to say of it."""
-
-    start: float  # media seconds
-    frames: np.ndarray  # [n, 210, 160, 3] uint8 RGB, taken at start + k / fps
-    events: tuple[GameEvent, ...]  # those that its pictures show: up to 0.2 s before `start` is possible
-    text: str  # the commentary: "" is silence, else starts with a space
-    state: Any  # at the last picture
-    state_text: str  # the dense line, never silent: what the last picture shows
+from neverblink.arcade.events import Score
+from neverblink.arcade.sport import Second, Sport, sports
 
 
 def game_stream(

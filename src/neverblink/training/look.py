@@ -18,9 +18,9 @@ import torch
 import torch.nn.utils.parametrize
 from torch.utils.data import IterableDataset, get_worker_info
 
-from neverblink.arcade.emulator import FRAMES_PER_SECOND
-from neverblink.arcade.sport import Sport, sports
+from neverblink.arcade.sport import Sport
 from neverblink.models.qwen2_5_vl import Qwen25VL
+from neverblink.training.courses import Course
 from neverblink.vision.pixels import PixelOptions, cut, normalise, resize
 
 Field = tuple[str, int]  # name and number of classes
@@ -38,53 +38,35 @@ class Pairs(IterableDataset[tuple[np.ndarray, np.ndarray]]):
     """Yields (patches uint8 of one pair of frames, classes [fields] int64, -1 where unknown) for ever.
 
     Args:
-        names: sports; each is drawn equally often.
-        games: that run side by side, of all sports together.
-        pairs: that one game gives before another begins.
+        courses: each is drawn equally often.
+        live: streams that run side by side, of all courses together.
     """
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        fps: float,
-        pixels: PixelOptions,
-        seed: int,
-        seeds: int,
-        games: int = 32,
-        pairs: int = 200,
-    ):
-        self.names, self.fps, self.pixels, self.seed, self.seeds = tuple(names), fps, pixels, seed, seeds
-        self.games, self.pairs = games, pairs
+    def __init__(self, courses: Sequence[Course], pixels: PixelOptions, seed: int, live: int = 32):
+        self.courses, self.pixels, self.seed, self.live = tuple(courses), pixels, seed, live
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         worker = get_worker_info()
         rng = np.random.default_rng((self.seed, worker.id if worker else 0))
-        fields = fields_of([sports[name] for name in self.names])
-        live = [self._one(i % len(self.names), int(rng.integers(self.seeds)), fields) for i in range(self.games)]
+        fields = fields_of([course.sport for course in self.courses])
+        live = [self._one(i, int(rng.integers(2**31)), fields) for i in range(self.live)]
         while True:
-            i = int(rng.integers(self.games))
+            i = int(rng.integers(self.live))
             pair = next(live[i], None)
             if pair is None:
-                live[i] = self._one(i % len(self.names), int(rng.integers(self.seeds)), fields)
+                live[i] = self._one(i, int(rng.integers(2**31)), fields)
             else:
                 yield pair
 
-    def _one(self, index: int, seed: int, fields: list[Field]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        sport: Sport = sports[self.names[index]]
-        game, rng = sport.make(seed, start_score="random"), np.random.default_rng(seed)
-        columns = [fields.index(field) for field in sport.fields.items()]
-        state = game.state
-        for _ in range(self.pairs):
-            first = state.frame + int(rng.integers(2, 12))  # emulation costs more than pictures
-            pictures = []
-            for frame in (first, first + round(FRAMES_PER_SECOND / self.fps)):
-                while state.frame < frame:
-                    state = next(game)
-                pictures.append(game.pixels.copy())
-            stack = resize(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), self.pixels)
+    def _one(self, number: int, seed: int, fields: list[Field]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        index = number % len(self.courses)
+        course = self.courses[index]
+        columns = [fields.index(field) for field in course.sport.fields.items()]
+        for pictures, state in course.pairs(seed):
+            stack = resize(torch.from_numpy(pictures).permute(0, 3, 1, 2), self.pixels)
             truth = np.full(len(fields), -1, np.int64)
             truth[0] = index
-            truth[columns] = sport.measure(state)
+            truth[columns] = course.sport.measure(state)
             yield cut(stack, self.pixels)[0].numpy(), truth
 
 

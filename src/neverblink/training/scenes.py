@@ -23,6 +23,7 @@ Query = str
 # A question that may be asked at the end of a second: kind, words, answer, and the second that the answer rests on.
 Quiz = tuple[str, str, str, int]
 PER_FILE = 100  # scenes
+TOLD = ("lines", "quizzes", "fps", "forgets")  # of a scene, in its file of words
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +34,26 @@ class Scene:
         vision: [seconds, tokens, hidden] bfloat16, the tower's output second by second.
         lines: query -> what is to be said of each second under it; "" is silence.
         quizzes: for each second the questions that may be asked at its end; () for none at all.
+        fps: pictures a second, of which the tower makes its tokens two by two.
+        forgets: a window may be shown without what was said before it: pictures tell all that is to be said.
     """
 
     vision: torch.Tensor
     lines: dict[Query, list[str]]
     quizzes: Sequence[Sequence[Quiz]] = ()
+    fps: int = 8
+    forgets: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Footage:
-    """One stream as a camera sees it: uint8 patches [t*h*w, values] of each second, its lines and questions."""
+    """One stream as a camera sees it: uint8 patches [t*h*w, values] of each second, and the rest as in `Scene`."""
 
     patches: list[np.ndarray]
     lines: dict[Query, list[str]]
     quizzes: Sequence[Sequence[Quiz]] = ()
+    fps: int = 8
+    forgets: bool = True
 
 
 class Encoded(IterableDataset[Scene]):
@@ -76,7 +83,7 @@ class Encoded(IterableDataset[Scene]):
             patches = torch.from_numpy(np.concatenate(footage.patches))
             with torch.inference_mode():
                 vision = encode(patches, len(footage.patches)).to(torch.bfloat16)
-            yield Scene(vision.clone(), footage.lines, footage.quizzes)
+            yield Scene(vision.clone(), footage.lines, footage.quizzes, footage.fps, footage.forgets)
 
 
 def collect(scenes: Encoded, folder: Path, seconds: int, workers: int, report: Callable[[str], None]) -> None:
@@ -96,7 +103,7 @@ def collect(scenes: Encoded, folder: Path, seconds: int, workers: int, report: C
         done += len(held[-1].vision)
         if len(held) == PER_FILE or done >= seconds:
             name = folder / f"{len(files):04d}"
-            texts = "".join(json.dumps({"lines": s.lines, "quizzes": s.quizzes}) + "\n" for s in held)
+            texts = "".join(json.dumps({n: getattr(s, n) for n in TOLD}) + "\n" for s in held)
             name.with_suffix(".jsonl").write_text(texts, encoding="utf-8")
             save_file({f"{i:03d}": s.vision.contiguous() for i, s in enumerate(held)}, name.with_suffix(".safetensors"))
             files.append(name)

@@ -37,10 +37,10 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
     """Yields (sample, its vision tokens [n, hidden] bfloat16) for ever.
 
     Args:
-        scenes: what to cut; all seconds have the same grid.
+        scenes: what to cut.
         script_for: query -> the script under which a stream is written.
         share: query -> how often a window is written under it; a tensor in shared memory may change while workers run.
-        vision: places of one second's vision tokens.
+        vision: pictures a second -> places of one second's vision tokens.
         seed: order and draws follow from it; workers draw from different places.
         asks: the query under which questions are asked, "" for none.
 
@@ -53,12 +53,13 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         scenes: Sequence[Scene],
         script_for: Callable[[str], Script],
         share: dict[str, torch.Tensor],
-        vision: VisionBlock,
+        vision: Callable[[int], VisionBlock],
         options: WindowOptions,
         seed: int,
         asks: str = "",
     ):
-        self.scenes, self.script_for, self.share, self.vision = scenes, script_for, share, vision
+        self.scenes, self.script_for, self.share = scenes, script_for, share
+        self.vision = {fps: vision(fps) for fps in {scene.fps for scene in scenes}}
         self.options, self.seed, self.asks = options, seed, asks
         step = options.seconds - options.overlap
         self.starts: list[tuple[int, int]] = [
@@ -86,8 +87,8 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         query = list(self.share)[int(rng.choice(len(chances), p=chances / chances.sum()))]
         script, lines = self.script_for(query), scene.lines[query]
         base = float(rng.integers(int(o.latest_start))) if rng.random() < 0.8 else float(first)
-        spoken = [Spoken(base + i, base + i + 1, self.vision, lines[first + i]) for i in range(o.seconds)]
-        forgets = rng.random() < o.forget
+        spoken = [Spoken(base + i, base + i + 1, self.vision[scene.fps], lines[first + i]) for i in range(o.seconds)]
+        forgets = scene.forgets and rng.random() < o.forget
         past = () if forgets else previous_ids(script, lines[:first], o.sink_tokens, o.text_window)
         if scene.quizzes and query == self.asks and rng.random() < o.ask:
             spoken[-1] = replace(spoken[-1], asked=self._quiz(script, scene, lines, first, forgets, rng))

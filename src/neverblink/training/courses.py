@@ -1,0 +1,109 @@
+"""What the bundled model learns a sport from: pairs of frames for the tower, seconds for the decoder, from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from neverblink.arcade.emulator import FRAMES_PER_SECOND
+from neverblink.arcade.sport import Second, Sport, sports
+from neverblink.errors import ConfigError
+from neverblink.football.commentary import FOOTBALL
+from neverblink.football.matches import FPS, Match, find_matches, is_held_out
+from neverblink.football.streams import football_stream
+from neverblink.football.truth import states
+
+BENCHMARK_SEEDS = 1_000_000  # from here up; training never draws them
+ARCADE_FPS = 8
+
+
+class Course(Protocol):
+    """Endless material of one sport; what is drawn follows from the seed."""
+
+    sport: Sport
+    fps: int  # pictures of one second
+
+    def pairs(self, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
+        """([2, height, width, 3] uint8 RGB, two pictures 1 / fps apart; the state at the second), not for ever."""
+
+    def seconds(self, seed: int, length: int) -> Iterator[Second]:
+        """A stream of about `length` seconds from its first one."""
+
+
+class ArcadeCourse:
+    """Games from seeds that the benchmark never draws.
+
+    Args:
+        per_game: pairs that one game gives.
+    """
+
+    def __init__(self, name: str, fps: int = ARCADE_FPS, per_game: int = 200):
+        self.sport, self.fps, self.per_game = sports[name], fps, per_game
+
+    def pairs(self, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
+        rng = np.random.default_rng(seed)
+        game = self.sport.make(seed % BENCHMARK_SEEDS, start_score="random")
+        state = game.state
+        for _ in range(self.per_game):
+            first = state.frame + int(rng.integers(2, 12))  # emulation costs more than pictures
+            pictures = []
+            for frame in (first, first + round(FRAMES_PER_SECOND / self.fps)):
+                while state.frame < frame:
+                    state = next(game)
+                pictures.append(game.pixels.copy())
+            yield np.stack(pictures), state
+
+    def seconds(self, seed: int, length: int) -> Iterator[Second]:
+        from neverblink.training.data import game_stream
+
+        start: Literal["random"] | None = None if np.random.default_rng(seed).random() < 0.1 else "random"
+        return game_stream(self.sport, seed % BENCHMARK_SEEDS, length, self.fps, start_score=start)
+
+
+class FootballCourse:
+    """Recorded matches, without those that are kept for the benchmark.
+
+    Raises:
+        ConfigError: every match of the folder is kept for the benchmark.
+    """
+
+    sport, fps = FOOTBALL, FPS
+
+    def __init__(self, place: Path):
+        self.matches = [path for path in find_matches(place) if not is_held_out(path)]
+        if not self.matches:
+            raise ConfigError(f"{place}: every match in it is kept for the benchmark; add others to learn from")
+
+    def pairs(self, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
+        rng = np.random.default_rng(seed)
+        match = Match(self.matches[int(rng.integers(len(self.matches)))])
+        shown = zip(match.frames(self.fps), states(match.record, self.fps), strict=True)
+        for (before, _), (now, state) in pairwise(shown):
+            if rng.random() < 0.5:  # neighbours are alike; the rest comes another time
+                yield np.stack([before.pixels, now.pixels]), state
+
+    def seconds(self, seed: int, length: int) -> Iterator[Second]:
+        """From a kick-off on: the score bar is too small to be read, so nothing may begin inside a match."""
+        return football_stream(self.matches, seed, length, self.fps)
+
+
+def courses_of(names: Sequence[str], football: Path | None) -> list[Course]:
+    """One course for each name.
+
+    Raises:
+        ConfigError: football without its folder.
+        UnknownName: no such sport.
+    """
+    found: list[Course] = []
+    for name in names:
+        if name != FOOTBALL.name:
+            found.append(ArcadeCourse(name))
+        elif football is None:
+            raise ConfigError("football is recorded: give --football FOLDER, with match_*.mp4 and match_*.npz in it")
+        else:
+            found.append(FootballCourse(football))
+    return found

@@ -1,0 +1,120 @@
+"""Material to learn from: games that the benchmark never draws, matches that it never shows."""
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from neverblink.errors import ConfigError
+from neverblink.football.commentary import FOOTBALL
+from neverblink.football.matches import Match, is_held_out
+from neverblink.football.truth import states
+from neverblink.training.arcade import COMMENTATE, DESCRIBE, film
+from neverblink.training.courses import ArcadeCourse, FootballCourse, courses_of
+from neverblink.training.look import Pairs, fields_of
+from neverblink.vision.pixels import PixelOptions
+from tests.football.recording import write_match
+
+PIXELS = PixelOptions(patch=40, merge=4, min_pixels=25_600, max_pixels=25_600)
+
+
+def test_games_follow_from_the_seed_and_never_from_one_of_the_benchmark(monkeypatch: pytest.MonkeyPatch):
+    course = ArcadeCourse("pong", per_game=3)
+    drawn: list[int] = []
+    make = course.sport.make
+
+    def spy(seed: int, **options: object) -> object:
+        drawn.append(seed)
+        return make(seed, **options)  # type: ignore[arg-type]
+
+    object.__setattr__(course.sport, "make", spy)
+    try:
+        pairs = list(course.pairs(5_000_001))
+        again = list(course.pairs(5_000_001))
+        assert 2 == len(list(course.seconds(1_000_000, 2)))
+    finally:
+        object.__setattr__(course.sport, "make", make)
+    assert [1, 1, 0] == drawn
+    assert 3 == len(pairs)
+    for (pictures, state), (same, _) in zip(pairs, again, strict=True):
+        assert (2, 210, 160, 3) == pictures.shape
+        np.testing.assert_array_equal(pictures, same)
+        assert course.sport.describe(state)
+
+
+@pytest.fixture(scope="module")
+def matches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("matches")
+    for number in (4, 5, 6):
+        write_match(folder, number)
+    return folder
+
+
+def test_every_sixth_match_is_kept_for_the_benchmark(matches: Path, tmp_path: Path):
+    course = FootballCourse(matches)
+    assert ["match_0004", "match_0006"] == [path.stem for path in course.matches]
+    write_match(tmp_path, 11)
+    with pytest.raises(ConfigError, match="every match in it is kept for the benchmark"):
+        FootballCourse(tmp_path)
+    assert [n for n in range(24) if is_held_out(Path(f"match_{n:04d}.npz"))] == [5, 11, 17, 23]
+
+
+def test_pairs_of_a_match_are_neighbours_with_the_state_of_the_later_one(matches: Path):
+    """The recording's pictures get lighter by 2 each half second, so a picture tells its number."""
+    course = FootballCourse(matches)
+    record = Match(course.matches[0]).record
+    expected = {state.time: state for state in states(record, 2)}
+    seen = list(islice(course.pairs(1), 20))
+    for pictures, state in seen:
+        before, now = pictures.mean(axis=(1, 2, 3))
+        assert abs(now - before - 2) <= 1
+        assert abs(now - 16 - 4 * state.time) <= 1.5
+        assert expected[state.time].x == pytest.approx(state.x, abs=1)
+    assert len({state.time for _, state in seen}) == 20
+
+
+def test_football_needs_its_folder():
+    with pytest.raises(ConfigError, match="give --football FOLDER"):
+        courses_of(["pong", "football"], None)
+
+
+def test_pairs_of_all_courses_are_drawn_and_marked(matches: Path):
+    """What the other sport asks for is unknown; the number of the sport comes first."""
+    courses = courses_of(["pong", "football"], matches)
+    fields = fields_of([course.sport for course in courses])
+    pairs = list(islice(Pairs(courses, PIXELS, 1, live=4), 60))
+    kinds = {int(truth[0]) for _, truth in pairs}
+    assert {0, 1} == kinds
+    of_football = [fields.index(field) for field in FOOTBALL.fields.items()]
+    others = [i for i in range(1, len(fields)) if i not in of_football]
+    for patches, truth in pairs:
+        assert (16, 9600) == patches.shape
+        if truth[0] == 1:
+            assert (truth[of_football] >= 0).all()
+            assert (truth[others] == -1).all()
+
+
+def test_a_match_on_film_is_what_was_played_and_asks_for_no_score_that_is_not_known(matches: Path):
+    """One temporal patch a second; the score is a matter of memory: whoever is asked for it must know of the last
+    goal, and no window may begin without its past."""
+    footage = film(3, courses_of(["football"], matches), PIXELS)
+    assert (2, False) == (footage.fps, footage.forgets)
+    assert len(footage.patches) == len(footage.lines[COMMENTATE]) == len(footage.lines[DESCRIBE])
+    assert {(16, 9600)} == {patches.shape for patches in footage.patches}
+    goals = [i for i, line in enumerate(footage.lines[COMMENTATE]) if " to " in line]
+    assert goals
+    for now, asked in enumerate(footage.quizzes):
+        for kind, _, answer, since in asked:
+            if kind == "score":
+                last = max((goal for goal in goals if goal <= now), default=0)
+                assert since <= last
+                assert answer.removeprefix("It is ").rstrip(".") in footage.lines[COMMENTATE][last]
+
+
+def test_arcade_on_film_may_forget():
+    torch.manual_seed(0)
+    footage = film(4, courses_of(["boxing"], None), PIXELS)
+    assert (8, True) == (footage.fps, footage.forgets)
+    assert {(64, 9600)} == {patches.shape for patches in footage.patches}
