@@ -10,6 +10,7 @@ what one second shows (nothing to copy from: it has to look), `talk` teaches the
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import random
 import time
@@ -241,6 +242,8 @@ def speak(run: Path, args: argparse.Namespace) -> None:
             share[COMMENTATE].fill_(1.0 - float(share[DESCRIBE]))
             yield from group
 
+    gc.collect()
+    gc.freeze()  # hours of scenes are millions of objects that no collection needs to walk through
     keep = partial(adapter.model.save_pretrained, run)
     options = LoopOptions(steps=args.steps, minutes=minutes, batch=batch, lr=args.lr)
     train(adapter, falling(iter(loader)), options, run, args.stage, keep, report=partial(print, flush=True))
