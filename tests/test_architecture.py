@@ -32,6 +32,7 @@ ARROWS = {
     "options": {"kv", "models.base", "script", "decoding"},
     "presets": {"options", "kv", "script", "decoding"},
     "stream": {"options", "kv", "models.base", "script", "decoding"},
+    "engine": {"stream", "options", "kv", "models.base", "script", "decoding"},
     "model": {"stream", "options", "kv", "models", "script", "decoding", "sources", "arcade"},
     "training": {
         "stream",
@@ -47,6 +48,7 @@ ARROWS = {
         "football",
     },
     "bench": {
+        "engine",
         "training",
         "stream",
         "options",

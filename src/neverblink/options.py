@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neverblink.decoding.speak import SpeakOptions
-from neverblink.errors import ConfigError
-from neverblink.kv.policies import Coming, Shape
+from neverblink.errors import BudgetError, ConfigError
+from neverblink.kv.policies import Coming, Shape, make_policy
 from neverblink.kv.relocate import Positions
 from neverblink.models.base import Adapter
 from neverblink.script import Script
@@ -76,3 +76,22 @@ class StreamOptions:
             frames=self.frames,
             reserve=self.reserve,
         )
+
+    def rows(self, adapter: Adapter, script: Script) -> tuple[int, int]:
+        """Rows of the KV cache that a stream will never pass, and how many of them can be anchors."""
+        policy, shape = make_policy(self.policy, **self.policy_options), self.shape(adapter, script)
+        return policy.rows_needed(shape), policy.anchors_needed(shape)
+
+    def question(self, script: Script, words: str) -> list[Piece]:
+        """A question's turn.
+
+        Raises:
+            BudgetError: it is longer than `question_tokens`. ConfigError: it is empty or holds a chat mark.
+        """
+        pieces = script.question(words)
+        size = sum(len(p.ids) for p in pieces)
+        if size > self.question_tokens:
+            raise BudgetError(
+                f"the question has {size} tokens > {self.question_tokens}; shorten it, or raise question_tokens"
+            )
+        return pieces

@@ -16,14 +16,15 @@ import torch
 
 from neverblink.decoding.speak import Sampler
 from neverblink.decoding.timing import timed
-from neverblink.errors import BudgetError, ConfigError
+from neverblink.errors import ConfigError
 from neverblink.kv import snapshot
 from neverblink.kv.arena import Arena
 from neverblink.kv.cache import StreamCache
 from neverblink.kv.policies import check_room, make_policy
 from neverblink.kv.relocate import relocate
 from neverblink.kv.table import Rows, Table
-from neverblink.models.base import Adapter, VisionBlock
+from neverblink.kv.undo import undone_on_error
+from neverblink.models.base import Adapter, Feed, Look, Steps, VisionBlock, drive
 from neverblink.options import StreamOptions
 from neverblink.script import Script
 from neverblink.types import Caption, Chunk, Kind, Piece, WhyStopped
@@ -35,21 +36,28 @@ class Stream:
     Args:
         adapter: the model. script: how turns are written. options: how to remember and speak.
         processor: an extra stock LogitsProcessor, applied last.
+        arena: shared with other streams, of which this one holds `slot`; None allocates one of its own.
 
     Raises:
-        BudgetError: the KV cache does not fit in memory. It is allocated here, before the first frame.
+        BudgetError: the KV cache does not fit in memory, or in the arena. This is known before the first frame.
     """
 
     def __init__(
-        self, adapter: Adapter, script: Script, options: StreamOptions = StreamOptions(), processor: Any | None = None
+        self,
+        adapter: Adapter,
+        script: Script,
+        options: StreamOptions = StreamOptions(),
+        processor: Any | None = None,
+        arena: Arena | None = None,
+        slot: int = 0,
     ):
         self.adapter, self.script, self.options = adapter, script, options
         self.policy = make_policy(options.policy, **options.policy_options)
-        self.shape = options.shape(adapter, script)
-        self.budget: int = self.policy.rows_needed(self.shape)
-        self.arena = Arena.of(adapter, self.budget, self.policy.anchors_needed(self.shape))
+        self.budget, anchors = options.rows(adapter, script)
+        self.arena, self.slot = arena or Arena.of(adapter, self.budget, anchors), slot
+        self.arena.check_slot(slot, self.budget, anchors)
         self.table = Table(self.budget)
-        self.cache = StreamCache(self.arena, self.table)
+        self.cache = StreamCache(self.arena, self.table, slot)
         self.sampler = Sampler(options.speak, processor)
         self.turn, self.end = 0, 0.0
         self.embeds: dict[int, torch.Tensor] = {}  # vision embeddings of turns that may be fed (again)
@@ -66,56 +74,46 @@ class Stream:
         Raises:
             BudgetError: the chunk does not fit, whatever is dropped. The stream goes on as if it had not come.
         """
+        return drive(self.adapter, self.steps(chunk, question, remember=remember))
+
+    @torch.inference_mode()
+    def ask(self, question: str, *, remember: bool = False) -> str:
+        """Answer from what the stream holds now. Costs no copy: the rows are appended, read, and cut off again."""
+        return drive(self.adapter, self.answer_steps(question, remember=remember))
+
+    def steps(self, chunk: Chunk, question: str | None = None, *, remember: bool = False) -> Steps[Caption]:
+        """`step` for a driver that answers the requests of many streams; run it under `torch.inference_mode()`."""
         if not chunk.frames:
             raise ConfigError(f"chunk {chunk.start}-{chunk.end} s holds no frame; skip it")
         seconds: dict[str, float] = {}
         with timed(seconds, "see"):
-            vision = self.adapter.encode([f.pixels for f in chunk.frames], self.options.fps)
+            vision: VisionBlock = yield Look([f.pixels for f in chunk.frames], self.options.fps)
         pieces = self.script.turn(chunk.start, chunk.end, vision.tokens, first=self.turn == 0)
         with timed(seconds, "make_room"):
             self._make_room(chunk, pieces)
-        mark, random = self.table.mark(), self.sampler.generator.get_state()
-        try:
+        with undone_on_error(self.table, self.sampler.generator):
             with timed(seconds, "read"):
-                logits = self._read(pieces, vision, chunk.end)
+                logits = yield from self._read(pieces, vision, chunk.end)
             with timed(seconds, "speak"):
-                said, why = self._speak(logits, self.options.most_tokens(chunk.seconds), chunk.end)
-        except Exception:  # whatever it was, this turn never happened
-            self.table.rewind(mark)
-            self.sampler.generator.set_state(random)
-            raise
+                said, why = yield from self._speak(logits, self.options.most_tokens(chunk.seconds), chunk.end)
         self.turn, self.end = self.turn + 1, chunk.end
         answer = None
         if question is not None:
             with timed(seconds, "answer"):
-                answer = self.ask(question, remember=remember)
+                answer = yield from self.answer_steps(question, remember=remember)
         text = self.script.text_of(said)
         why = "silence" if not text and why == "end" else why
         numbers = (len(said), self.table.n, len(chunk.frames), chunk.dropped, seconds)
         return Caption(chunk.start, chunk.end, text, not text, why, *numbers, question, answer, self.budget)
 
-    @torch.inference_mode()
-    def ask(self, question: str, *, remember: bool = False) -> str:
-        """Answer from what the stream holds now. Costs no copy: the rows are appended, read, and cut off again."""
+    def answer_steps(self, question: str, *, remember: bool = False) -> Steps[str]:
+        """`ask` as steps."""
         if not self.turn:
             raise ConfigError("nothing was watched yet; ask after the first chunk")
-        pieces = self.script.question(question)
-        size = sum(len(p.ids) for p in pieces)
-        if size > self.options.question_tokens:
-            raise BudgetError(
-                f"the question has {size} tokens > {self.options.question_tokens}; shorten it, or raise question_tokens"
-            )
-        mark, random = self.table.mark(), self.sampler.generator.get_state()
-        try:
-            logits = self._read(pieces, None, self.end, turn=self.turn - 1)
-            said, _ = self._speak(logits, self.options.speak.answer_tokens, self.end, turn=self.turn - 1)
-        except Exception:  # as above: an answer that failed was never begun
-            self.table.rewind(mark)
-            self.sampler.generator.set_state(random)
-            raise
-        if not remember:
-            self.table.rewind(mark)
-            self.sampler.generator.set_state(random)
+        pieces = self.options.question(self.script, question)
+        with undone_on_error(self.table, self.sampler.generator, always=not remember):
+            logits = yield from self._read(pieces, None, self.end, turn=self.turn - 1)
+            said, _ = yield from self._speak(logits, self.options.speak.answer_tokens, self.end, turn=self.turn - 1)
         return self.script.text_of(said)
 
     def fork(self) -> Stream:
@@ -148,13 +146,13 @@ class Stream:
         coming = self.options.coming(self.turn, chunk, pieces, self.budget, self.script.silence_ids)
         plan = self.policy(self.rows(), coming)
         check_room(plan, coming)
-        relocate(self.table, self.arena, 0, plan, self.adapter, self.options.positions, self.options.rebase_at)
+        relocate(self.table, self.arena, self.slot, plan, self.adapter, self.options.positions, self.options.rebase_at)
         held = set() if plan.reuse else set(self.table.turns[: self.table.m].tolist())
         self.embeds = {turn: e for turn, e in self.embeds.items() if turn in held}
 
     def _read(
         self, pieces: list[Piece], vision: VisionBlock | None, end: float, turn: int | None = None
-    ) -> torch.Tensor:
+    ) -> Steps[torch.Tensor]:
         """Append a turn and feed it; returns the logits [vocabulary] of its last token."""
         turn = self.turn if turn is None else turn
         if self.turn and self.table.ids[self.table.m - 1] != self.script.newline_id:
@@ -162,11 +160,11 @@ class Stream:
         if vision is not None:
             self.embeds[turn] = vision.embeds
         self.table.append(pieces, turn=turn, time=end, vision=vision)
-        return self._feed()
+        return (yield from self._feed())
 
     def _speak(
         self, logits: torch.Tensor, most: int, end: float, turn: int | None = None
-    ) -> tuple[list[int], WhyStopped]:
+    ) -> Steps[tuple[list[int], WhyStopped]]:
         """Say up to `most` tokens; the last one stays pending and is fed with the next turn."""
         turn, said = self.turn if turn is None else turn, []
         while True:
@@ -176,21 +174,21 @@ class Stream:
             self.table.append([Piece(kind, (token,))], turn=turn, time=end)
             if token in self.adapter.stop_ids or len(said) == most:
                 break
-            logits = self._feed()
+            logits = yield from self._feed()
         if token != self.script.end_id:
             self.table.append([Piece(Kind.CLOSE, (self.script.end_id,))], turn=turn, time=end)
         return said, "end" if token in self.adapter.stop_ids else "length"
 
-    def _feed(self) -> torch.Tensor:
+    def _feed(self) -> Steps[torch.Tensor]:
         """Feed every pending row; the logits [vocabulary] of the last one."""
         table, a, b = self.table, self.table.n, self.table.m
         positions = torch.from_numpy(table.place_pending(b).T.astype(np.float32))
         embeds = self.adapter.embed(torch.from_numpy(table.ids[a:b].copy()))
         for turn, at, cells in table.vision_cells(a, b):
             embeds[torch.from_numpy(at)] = self.embeds[turn][torch.from_numpy(cells)]
-        hidden = self.adapter.forward(embeds, positions, self.cache)
+        logits: torch.Tensor = yield Feed(embeds, positions, self.cache)
         table.commit(b)
-        return self.adapter.logits(hidden[-1:])[0]
+        return logits
 
     def _context(self) -> torch.Tensor:
         """Held ids that a repetition penalty looks at."""

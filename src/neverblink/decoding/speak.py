@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from neverblink.errors import ConfigError
+from neverblink.errors import ConfigError, ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,14 @@ class Sampler:
         self._chain = chain
 
     def pick(self, logits: torch.Tensor, context: Any) -> int:
-        """One id from logits [vocabulary]; `context()` gives the held ids [n] that a penalty looks at."""
+        """One id from logits [vocabulary]; `context()` gives the held ids [n] that a penalty looks at.
+
+        Raises:
+            ModelError: the logits are no numbers.
+        """
+        best = float(logits.max())  # NaN if any is
+        if not math.isfinite(best):
+            raise ModelError(f"the model's largest logit is {best}; use --dtype float32, or another checkpoint")
         scores = logits[None]
         if self._chain:
             ids = context() if self._needs_ids else torch.empty(1, 0, dtype=torch.long)

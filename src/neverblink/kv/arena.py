@@ -50,6 +50,19 @@ class Arena:
                 f"--vision-window, --text-window or the frame size"
             ) from error
 
+    def check_slot(self, slot: int, rows: int, anchor_rows: int) -> None:
+        """Refuse a stream that needs more than a slot has.
+
+        Raises:
+            BudgetError: its rows or its anchors do not fit.
+        """
+        assert 0 <= slot < self.slots, f"slot {slot} of {self.slots}"
+        if rows > self.max_rows or min(anchor_rows, rows) > self.anchor_rows:
+            raise BudgetError(
+                f"the stream needs {rows} rows with {min(anchor_rows, rows)} anchors > {self.max_rows} with "
+                f"{self.anchor_rows} of a slot; give it smaller windows, or name its options when the slots are made"
+            )
+
     @classmethod
     def of(cls, adapter: Adapter, max_rows: int, anchor_rows: int, slots: int = 1) -> Arena:
         """An arena of a model's own shapes, on its device."""

@@ -1,11 +1,13 @@
 """The arena as stock transformers sees it: a Cache whose layers write into fixed rows and return views.
 
-No patching: `Cache` and `CacheLayerMixin` are public classes of transformers 5.23; keys arrive AFTER RoPE.
+For one stream or for several in one call. No patching: `Cache` and `CacheLayerMixin` are public classes of
+transformers 5.23; keys arrive AFTER RoPE.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -57,3 +59,45 @@ class StreamCache(Cache):
     def __init__(self, arena: Arena, table: Table, slot: int = 0):
         super().__init__(layers=[ArenaLayer(arena, slot, layer, table) for layer in range(arena.layers)])
         self.arena, self.table, self.slot = arena, table, slot
+
+
+class Segment(NamedTuple):
+    """One stream's part of a packed call."""
+
+    cache: StreamCache
+    start: int  # its tokens are [start, end) of the call
+    end: int
+    rows: int  # of its cache, its new ones included
+    mask: torch.Tensor | None  # bool [end - start, rows]: what each token sees; None: one token, which sees every row
+
+
+class PackedCache(Cache):
+    """`past_key_values` of several streams whose tokens are fed as one sequence [1, sum T]: each segment's keys and
+    values go to its own slot. What a segment attends to are `rows_of` it; see models/packed.py.
+
+    Args:
+        caches, sizes: the streams and how many tokens each is fed, in the order of the call.
+    """
+
+    def __init__(self, caches: Sequence[StreamCache], sizes: Sequence[int]):
+        super().__init__(layers=[])
+        assert len({id(cache) for cache in caches}) == len(caches), "a stream stands once in a packed call"
+        self.segments, start = [], 0
+        for cache, size in zip(caches, sizes, strict=True):
+            past, rows, device = cache.table.n, cache.table.n + size, cache.arena.device
+            mask = torch.ones(size, rows, dtype=torch.bool, device=device).tril(past) if size > 1 else None
+            self.segments.append(Segment(cache, start, start + size, rows, mask))
+            start += size
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write [1, heads, sum T, dim] behind the held rows of each stream."""
+        for cache, start, end, _, _ in self.segments:
+            cache.layers[layer_idx].update(key_states[:, :, start:end], value_states[:, :, start:end])
+        return key_states, value_states
+
+    def rows_of(self, segment: Segment, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [1, heads, rows, dim] of one segment's stream, its new rows included; views."""
+        own = segment.cache.layers[layer]
+        return own.keys[:, :, : segment.rows], own.values[:, :, : segment.rows]

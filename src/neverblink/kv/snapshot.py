@@ -29,9 +29,9 @@ def state_of(stream: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     table, arena = stream.table, stream.arena
     tensors = {f"table.{name}": torch.from_numpy(column) for name, column in table.columns().items()}
     for layer in range(arena.layers):
-        tensors[f"k.{layer}"] = arena.k[layer][0, :, : table.n].cpu().clone()
-        tensors[f"v.{layer}"] = arena.v[layer][0, :, : table.n].cpu().clone()
-        tensors[f"masters.{layer}"] = arena.masters[layer][0, :, : table.anchors].cpu().clone()
+        tensors[f"k.{layer}"] = arena.k[layer][stream.slot, :, : table.n].cpu().clone()
+        tensors[f"v.{layer}"] = arena.v[layer][stream.slot, :, : table.n].cpu().clone()
+        tensors[f"masters.{layer}"] = arena.masters[layer][stream.slot, :, : table.anchors].cpu().clone()
     for turn, embeds in stream.embeds.items():
         tensors[f"embeds.{turn}"] = embeds.cpu().clone()
     tensors["random"] = stream.sampler.generator.get_state().clone()
@@ -106,9 +106,9 @@ def put(stream: Any, tensors: dict[str, torch.Tensor], plain: dict[str, Any]) ->
     for name in ("n", "m", "anchors", "next_pos", "next_serial"):
         setattr(table, name, plain[name])
     for layer in range(arena.layers):
-        arena.k[layer][0, :, : table.n] = tensors[f"k.{layer}"].to(arena.device)
-        arena.v[layer][0, :, : table.n] = tensors[f"v.{layer}"].to(arena.device)
-        arena.masters[layer][0, :, : table.anchors] = tensors[f"masters.{layer}"].to(arena.device)
+        arena.k[layer][stream.slot, :, : table.n] = tensors[f"k.{layer}"].to(arena.device)
+        arena.v[layer][stream.slot, :, : table.n] = tensors[f"v.{layer}"].to(arena.device)
+        arena.masters[layer][stream.slot, :, : table.anchors] = tensors[f"masters.{layer}"].to(arena.device)
     stream.embeds = {
         int(name.removeprefix("embeds.")): value.to(arena.device)
         for name, value in tensors.items()

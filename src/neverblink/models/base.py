@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,26 @@ class VisionBlock:
     @property
     def tokens(self) -> int:
         return int(self.embeds.shape[0])
+
+
+class Look(NamedTuple):
+    """Pictures that a stream wants encoded; the answer is a VisionBlock."""
+
+    frames: Sequence[np.ndarray]  # each [H, W, 3] uint8
+    fps: float
+
+
+class Feed(NamedTuple):
+    """Tokens that a stream wants read; the answer is the logits [vocabulary] of the last one."""
+
+    embeds: torch.Tensor  # [T, hidden]
+    positions: torch.Tensor  # [3, T]
+    cache: Any  # the stream's own rows, to which the keys and values are written
+
+
+R = TypeVar("R")
+Request = Look | Feed
+Steps = Generator[Request, Any, R]  # a stream's work: gives requests, is sent their answers, returns its result
 
 
 class Adapter(Protocol):
@@ -42,6 +62,10 @@ class Adapter(Protocol):
         """Pictures [H, W, 3] uint8 to a block of embeddings with their places."""
         ...
 
+    def encode_packed(self, looks: Sequence[Look]) -> list[VisionBlock]:
+        """`encode` for the pictures of several streams in one call of the tower."""
+        ...
+
     def max_vision_tokens(self, frames: int) -> int:
         """Upper bound of the tokens that `encode` returns for so many frames of any size."""
         ...
@@ -54,6 +78,14 @@ class Adapter(Protocol):
         """Feed [T, hidden] at positions [3, T]; the cache appends the new keys and values. Gives [T, hidden]."""
         ...
 
+    def forward_packed(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        """`forward` for the tokens of several streams: [sum T, hidden] at [3, sum T] gives [sum T, hidden].
+
+        Args:
+            cache: a `kv.cache.PackedCache`; it says which tokens are whose, and each sees its own stream only.
+        """
+        ...
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[n, hidden] to [n, vocabulary] float32."""
         ...
@@ -64,3 +96,26 @@ class Adapter(Protocol):
         Composed from the model's own (rounded) angles, so a carried key equals one that was baked there.
         """
         ...
+
+
+def answer(adapter: Adapter, request: Request) -> Any:
+    """What the model says to one stream's request."""
+    if isinstance(request, Look):
+        return adapter.encode(request.frames, request.fps)
+    return adapter.logits(adapter.forward(request.embeds, request.positions, request.cache)[-1:])[0]
+
+
+def drive(adapter: Adapter, steps: Steps[R]) -> R:
+    """Run one stream's steps alone; gives their result. A failure of the model is raised within the steps."""
+    reply: Any = None
+    while True:
+        try:
+            request = steps.send(reply)
+        except StopIteration as done:
+            result: R = done.value
+            return result
+        try:
+            reply = answer(adapter, request)
+        except BaseException as error:
+            steps.throw(error)  # undoes the turn, and raises it again
+            raise

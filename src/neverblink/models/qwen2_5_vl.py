@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from neverblink.errors import ModelError
-from neverblink.models.base import VisionBlock
+from neverblink.models.base import Look, VisionBlock
+from neverblink.models.packed import packed_calls
 from neverblink.vision.pixels import PixelOptions, patchify
 
 TimeGrid = Literal["stock", "exact", "flat"]
@@ -88,10 +89,18 @@ class Qwen25VL:
         return digest.hexdigest()
 
     def encode(self, frames: Sequence[np.ndarray], fps: float) -> VisionBlock:
-        patches, grid = patchify(frames, self.pixels, self.device)
-        embeds = self.encode_patches(patches, torch.tensor([grid]))
-        loc, advance = self.places(grid, self.pixels.temporal_patch / fps)
-        return VisionBlock(embeds, loc, advance)
+        return self.encode_packed([Look(frames, fps)])[0]
+
+    def encode_packed(self, looks: Sequence[Look]) -> list[VisionBlock]:
+        cut = [patchify(look.frames, self.pixels, self.device) for look in looks]
+        grids = torch.tensor([grid for _, grid in cut])
+        embeds = self.encode_patches(torch.cat([patches for patches, _ in cut]), grids)
+        sizes = (grids.prod(1) // self.pixels.merge**2).tolist()
+        blocks = []
+        for look, (_, grid), own in zip(looks, cut, embeds.split(sizes), strict=True):
+            loc, advance = self.places(grid, self.pixels.temporal_patch / look.fps)
+            blocks.append(VisionBlock(own, loc, advance))
+        return blocks
 
     def encode_patches(self, patches: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
         """[patches, values], grids [n, 3] -> [tokens, hidden], block after block."""
@@ -133,6 +142,19 @@ class Qwen25VL:
             use_cache=True,
         )
         return out.last_hidden_state[0]
+
+    def forward_packed(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        with packed_calls(self._lm.config):
+            out = self._lm(
+                inputs_embeds=embeds[None],
+                position_ids=positions[:, None].to(self.device),
+                past_key_values=cache,
+                attention_mask={"full_attention": None},  # ready-made as above; each segment has a mask of its own
+                use_cache=True,
+                packed=cache,
+            )
+        hidden: torch.Tensor = out.last_hidden_state[0]
+        return hidden
 
     def hidden(self, embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Whole sequences without a cache, for training: [B, L, hidden] at [3, B, L] -> [B, L, hidden]."""

@@ -1,0 +1,104 @@
+"""How many streams fit in memory, and the arithmetic as a text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from neverblink.errors import BudgetError, ConfigError
+from neverblink.kv.arena import Arena
+from neverblink.models.base import Adapter
+from neverblink.options import StreamOptions
+from neverblink.script import Script
+
+MOST = 64  # what "auto" stops at: far beyond real time on every device measured so far
+SHARE = 0.7  # of the free memory; the rest is for pictures on their way and the model's own scratch space
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The slots of an engine."""
+
+    streams: int
+    rows: int  # rows of a slot
+    anchor_rows: int  # of them can be anchors, and have a master key beside the key
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    free: int | None  # bytes at the time of asking; None: the number of streams was given
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of one stream's keys, values and masters."""
+        width = self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+        return width * (2 * self.rows + self.anchor_rows)
+
+    @property
+    def nbytes(self) -> int:
+        return self.streams * self.stream_bytes
+
+    def text(self) -> str:
+        """The arithmetic, one line for a stream and one for all."""
+        mib = 2**20
+        lines = [
+            f"one stream: {self.layers} layers x {self.kv_heads} kv heads x (2 x {self.rows} rows + {self.anchor_rows} "
+            f"masters) x {self.head_dim} x {self.dtype.itemsize} bytes = {self.stream_bytes / mib:.1f} MiB"
+        ]
+        if self.free is None:
+            lines += [f"streams: {self.streams}, asked for"]
+        else:
+            fit = int(self.free * SHARE) // self.stream_bytes
+            capped = f", stopped at {MOST}" if fit > MOST else ""
+            lines += [f"streams: {self.free / mib:.0f} MiB free x {SHARE:g} / one stream = {fit}{capped}"]
+        return "\n".join([*lines, f"KV cache: {self.streams} streams = {self.nbytes / mib:.1f} MiB, allocated once"])
+
+    def arena(self, adapter: Adapter) -> Arena:
+        """The tensors themselves."""
+        return Arena.of(adapter, self.rows, self.anchor_rows, self.streams)
+
+
+def plan(adapter: Adapter, script: Script, options: Sequence[StreamOptions], streams: int | Literal["auto"]) -> Memory:
+    """Slots large enough for a stream of any of the options.
+
+    Raises:
+        ConfigError: fewer than one stream was asked for. BudgetError: not even one fits.
+    """
+    if not options or (streams != "auto" and streams < 1):
+        raise ConfigError(f"an engine needs 1 stream or more with options of their own, got {streams}")
+    needs = [o.rows(adapter, script) for o in options]
+    rows = max(need for need, _ in needs)
+    anchors = max(min(anchor, need) for need, anchor in needs)
+    shape = (rows, anchors, adapter.layers, adapter.kv_heads, adapter.head_dim, adapter.dtype)
+    if streams != "auto":
+        return Memory(streams, *shape, None)
+    free = free_bytes(adapter.device)
+    one = Memory(1, *shape, free)
+    fit = min(MOST, int(free * SHARE) // one.stream_bytes)
+    if not fit:
+        raise BudgetError(
+            f"no stream fits; {one.text().splitlines()[0]}, {free / 2**20:.0f} MiB free; lower the windows"
+        )
+    return Memory(fit, *shape, free)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a device can still give: of a GPU its own, of a CPU what the kernel calls available, or less where
+    a container is held to less."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError) as error:
+        raise ConfigError("this system does not say how much memory is free; give --max-streams a number") from error
+    group = Path("/sys/fs/cgroup")
+    try:
+        held = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return free
+    return max(0, min(free, held))

@@ -1,0 +1,27 @@
+"""A turn is done as a whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from neverblink.kv.table import Table
+
+
+@contextmanager
+def undone_on_error(table: Table, random: torch.Generator, *, always: bool = False) -> Iterator[None]:
+    """Whatever goes wrong within, its driver going away included: what was fed and drawn never was.
+
+    Args:
+        always: even when nothing goes wrong; a question leaves no trace.
+    """
+    mark, state, undo = table.mark(), random.get_state(), True
+    try:
+        yield
+        undo = always
+    finally:
+        if undo:
+            table.rewind(mark)
+            random.set_state(state)
