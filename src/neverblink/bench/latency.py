@@ -56,7 +56,8 @@ class Workload:
         size: width and height of the pictures before the model's own resize.
         tokens: said about every second, at least 2; the last is fed with the next chunk.
         windows: options of the policies; a policy takes those that it has, the rest is the checkpoint's own.
-        ask_every: seconds between two questions whose first token is timed; no question is remembered.
+        ask_every: seconds between two questions to the first stream, between two chunks; the time to the first token of
+            the answer is taken and nothing is remembered. 0 asks none.
     """
 
     seconds: float = 300.0
@@ -255,7 +256,8 @@ def summary(measured: Measured, work: Workload, rates: Rates) -> dict[str, Any]:
         fps_sustained: frames a wall second of the model. streams_sustained: such streams in real time, in turns.
         kv_bytes: of the most rows that were held; kv_bytes_reserved: of what was allocated for them.
         growth_cpu: as growth, of the process's CPU time, which other work on the machine disturbs less.
-        rss_mb_slope: MB for 1,000 rounds. floor_*: see bench/floor.py. floor_fraction*: floor by measured time.
+        rss_mb_slope: MB for 1,000 rounds. floor_*: see bench/floor.py. floor_fraction*: floor by measured time;
+            above 1 where a cache holds all the weights.
     """
     steps, n = measured.steps, work.streams
     warm = measured.warm_up if len(steps) - measured.warm_up >= 10 else 0
@@ -356,12 +358,12 @@ def _rounded(value: float | None) -> float | None:
 
 
 def run(
-    model: Model, strategies: Sequence[str], work: Workload, rates: Rates | None = None, tell: Any = None
+    model: Model, strategies: Sequence[str], work: Workload, rates: Rates | None = None, **how: Any
 ) -> Iterator[tuple[dict[str, Any], Measured]]:
     """The line of each strategy and what stands behind it, as soon as it is there.
 
     Args:
-        rates: what the device can do; None measures it.
+        rates: what the device can do; None measures it. how: drive and tell of `measure`.
 
     Raises:
         UnknownName: no such strategy; before anything runs.
@@ -371,7 +373,7 @@ def run(
     rates = rates or measure_rates(model.adapter.device, model.adapter.dtype)
     for strategy in strategies:
         options = options_for(model, strategy, work)
-        measured = measure(model, strategy, work, tell=tell)
+        measured = measure(model, strategy, work, **how)
         yield (
             {
                 "benchmark": "latency",
