@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from neverblink import Model, SpeakOptions, StreamOptions
+from neverblink.bench.floor import Rates
+from neverblink.bench.latency import Workload, run
+from neverblink.bench.shapes import random_model
 from tests.checkpoints import toy_checkpoint
 from tests.strategies import Plot, Second, chunk_of
 
@@ -30,3 +33,14 @@ def test_cuda_says_what_the_cpu_says() -> None:
         cpu, cuda = (s.step(chunk_of(plot, i), question) for s in streams)
         assert (cpu.text, cpu.answer, cpu.kv_tokens) == (cuda.text, cuda.answer, cuda.kv_tokens)
     assert streams[0].places().tolist() == streams[1].places().tolist()
+
+
+def test_cuda_stages_hold_their_own_work_and_the_peak_is_known() -> None:
+    """A published shape of two layers: every chunk's stages add up to its wall time, bytes are those of the device."""
+    model = random_model("qwen2.5-vl-3b", device="cuda", layers=2, vocabulary=512)
+    work = Workload(seconds=30, size=(224, 224), tokens=4, windows={"vision_seconds": 4.0, "text_window": 16})
+    [(line, measured)] = run(model, ["streaming"], work, Rates(3e12, 5e14))
+    stages = sum(measured.steps[name] for name in ("vision", "make_room", "prefill", "speak"))
+    assert (stages[2:] > 0.5 * measured.steps["wall"][2:]).all()
+    assert ("cuda", "bfloat16") == (line["device"], line["dtype"])
+    assert line["device_mb_max"] * 1e6 > measured.sizes.bytes_per_token + measured.reserved

@@ -25,3 +25,13 @@ def compare(context: typer.Context) -> None:
     from neverblink.bench import compare as bench
 
     raise typer.Exit(bench.main(context.args))
+
+
+@app.command(
+    "latency", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def latency(context: typer.Context) -> None:
+    """What a second of video costs with every policy, with the machine's floor beside it (see its own --help)."""
+    from neverblink.bench import latency as bench
+
+    raise typer.Exit(bench.main(context.args))

@@ -1,0 +1,168 @@
+"""The least time that a machine needs for a model's work: bytes over measured bandwidth, products over measured rate.
+
+A decode step reads every weight of the decoder and every held row once; a prefill multiplies every fed token by every
+weight. Nothing that computes the same numbers is faster, so a measured time is shown beside its floor.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from neverblink.models.base import Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a device was measured to do."""
+
+    bytes_per_second: float  # memory to processor
+    flops: float  # a second, of a large matrix product in the model's dtype
+
+
+class Sizes:
+    """The weights of a model by what touches them.
+
+    Args:
+        adapter: its `model` is a stock transformers module with `get_decoder` and `get_output_embeddings`.
+    """
+
+    def __init__(self, adapter: Adapter):
+        model, self._adapter = adapter.model, adapter
+        table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+        layers = [p for p in model.get_decoder().parameters() if p is not table]
+        decoder = {id(p) for p in (*layers, table, head)}
+        vision = [(name, p) for name, p in model.named_parameters() if id(p) not in decoder]
+        # Of the embedding table a token reads one row; the head is read whole, also where it is the same tensor.
+        self.bytes_per_token = sum(p.numel() * p.element_size() for p in (*layers, head))
+        self.layers = _products(layers)  # multiply-adds a fed token
+        self.head = head.numel()  # multiply-adds for the logits of one token
+        self.tower = _products(p for name, p in vision if "merger" not in name)  # multiply-adds a patch
+        self.merger = _products(p for name, p in vision if "merger" in name)  # multiply-adds a merged token
+        self.attention = adapter.layers * model.config.get_text_config().num_attention_heads * adapter.head_dim
+
+    @cached_property
+    def row_bytes(self) -> int:
+        """Bytes of one row of the KV cache."""
+        a = self._adapter
+        return 2 * a.layers * a.kv_heads * a.head_dim * a.dtype.itemsize
+
+    def prefill_flops(self, tokens: int, past: int) -> int:
+        """Feeding `tokens` behind `past` rows and the logits of the last: 2 a multiply-add, attention causal."""
+        seen = tokens * past + tokens * (tokens + 1) // 2
+        return 2 * (self.layers * tokens + self.head + 2 * self.attention * seen)
+
+    def vision_flops(self, tokens: int, patches: int) -> int:
+        """Encoding pictures; the tower's attention, a few per cent of it, is left out."""
+        return 2 * (self.tower * patches + self.merger * tokens)
+
+    def decode_seconds(self, rows: float, rates: Rates) -> float:
+        """Least time of one token behind `rows` held rows."""
+        return (self.bytes_per_token + rows * self.row_bytes) / rates.bytes_per_second
+
+    def prefill_seconds(self, flops: float, rates: Rates) -> float:
+        """Least time of a prefill: it cannot be over before the weights were read once."""
+        return max(flops / rates.flops, self.bytes_per_token / rates.bytes_per_second)
+
+
+def _products(weights: Any) -> int:
+    return sum(weight.numel() for weight in weights if weight.ndim > 1)  # norms and biases multiply no matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a model was given to do."""
+
+    fed: int = 0  # tokens of prefills
+    prefill_flops: int = 0
+    vision_tokens: int = 0
+    vision_flops: int = 0
+
+
+class Meter:
+    """An adapter that adds up the work of a model and ends each stage of it when the device has done it.
+
+    Without the wait a CUDA device would do the work of one stage while the clock of the next one runs. What moves in
+    the cache between chunks is still waited for by the prefill that follows it.
+
+    Args:
+        adapter: stays as it is; `Meter.adapter` is the metered twin, on the same weights.
+        wait: returns when the device is idle; None chooses.
+    """
+
+    def __init__(self, adapter: Adapter, wait: Callable[[], None] | None = None):
+        self.sizes, self.wait = Sizes(adapter), wait or waits_for(adapter.device)
+        self.adapter: Any = copy.copy(adapter)
+        vars(self.adapter).update(encode=self._encode, forward=self._forward)
+        self._plain, self._work = adapter, Work()
+
+    def take(self) -> Work:
+        """The work since the last call."""
+        work, self._work = self._work, Work()
+        return work
+
+    def _encode(self, frames: Any, fps: float) -> Any:
+        block = self._plain.encode(frames, fps)
+        self.wait()
+        patches = block.tokens * self.adapter.pixels.merge**2
+        more = self.sizes.vision_flops(block.tokens, patches)
+        w = self._work
+        self._work = replace(w, vision_tokens=w.vision_tokens + block.tokens, vision_flops=w.vision_flops + more)
+        return block
+
+    def _forward(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        tokens, past = embeds.shape[0], cache.get_seq_length()
+        hidden = self._plain.forward(embeds, positions, cache)
+        self.wait()
+        if tokens > 1:  # one token is a decode step, whose floor is bytes
+            w, flops = self._work, self.sizes.prefill_flops(tokens, past)
+            self._work = replace(w, fed=w.fed + tokens, prefill_flops=w.prefill_flops + flops)
+        return hidden
+
+
+def waits_for(device: torch.device) -> Callable[[], None]:
+    """A function that returns when a device is idle; a CPU always is."""
+    if device.type == "cpu":
+        return lambda: None
+    return lambda: torch.accelerator.synchronize(device)
+
+
+def measure_rates(device: torch.device, dtype: torch.dtype, *, megabytes: int = 0, edge: int = 0) -> Rates:
+    """Bandwidth and rate of a device, the best of several tries: another process can only make them worse.
+
+    Args:
+        megabytes: read at once, MiB; must be far beyond every cache. 0 is 256 on a CPU, 2,048 elsewhere.
+        edge: rows and columns of the product. 0 is 1,024 on a CPU, 8,192 elsewhere.
+    """
+    small, wait = device.type == "cpu", waits_for(device)
+    edge, megabytes = edge or (1_024 if small else 8_192), megabytes or (256 if small else 2_048)
+    bandwidth = _bandwidth(device, megabytes, wait)
+    left = torch.randn(edge, edge, device=device).to(dtype)
+    return Rates(bandwidth, 2 * edge**3 / _fastest(lambda: left @ left, wait))
+
+
+def _bandwidth(device: torch.device, megabytes: int, wait: Callable[[], None]) -> float:
+    # In float32 whatever the model's dtype is: a byte is a byte, and a CPU's bfloat16 products do not keep up with it.
+    weights = torch.ones(megabytes * 2**20 // 4 // 8_192, 8_192, device=device)
+    vector, target = torch.ones(8_192, device=device), torch.empty_like(weights)
+    multiplied = _fastest(lambda: torch.mv(weights, vector), wait)
+    summed = _fastest(lambda: weights.sum(), wait)
+    copied = _fastest(lambda: target.copy_(weights), wait)  # reads and writes
+    return 4 * weights.numel() / min(multiplied, summed, copied / 2)
+
+
+def _fastest(work: Callable[[], Any], wait: Callable[[], None], tries: int = 5) -> float:
+    best = float("inf")
+    for _ in range(tries):
+        wait()
+        began = time.perf_counter()
+        work()
+        wait()
+        best = min(best, time.perf_counter() - began)
+    return best

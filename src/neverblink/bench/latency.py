@@ -1,0 +1,524 @@
+"""What a second of video costs: every way to remember on the same stream, with the machine's floor beside it.
+
+    neverblink bench latency --model toy --seconds 1200 --json latency.jsonl --plot latency.png
+    neverblink bench latency --shape qwen2.5-vl-7b --random-weights --device cuda --size 640x360 --json latency.jsonl
+
+One JSON line a strategy. Pictures are made up and every second says the same number of tokens, so all strategies do
+equal work: what differs is what they hold and what they feed again. Speed does not depend on what is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from neverblink.bench.floor import Meter, Rates, Sizes, measure_rates
+from neverblink.bench.latency_report import check_plot, plot, table
+from neverblink.decoding.speak import Sampler, SpeakOptions
+from neverblink.errors import BudgetError, ConfigError, MissingExtra, NeverblinkError
+from neverblink.kv.policies import make_policy, policies
+from neverblink.script import Script, ScriptOptions
+from neverblink.stream import Stream
+from neverblink.types import Caption, Chunk, Frame
+
+if TYPE_CHECKING:
+    from neverblink.model import Model
+    from neverblink.options import StreamOptions
+
+STRATEGIES = ("streaming", "full", "sliding", "recompute", "last-frames")
+STEP: Any = np.dtype(
+    [(name, np.float64) for name in ("end", "wall", "cpu", "vision", "make_room", "prefill", "speak", "ttft")]
+    + [(name, np.int64) for name in ("rows", "rss", "fed", "prefill_flops", "vision_tokens", "vision_flops")]
+)
+QUESTION = "What happens now?"
+Drive = Callable[[Sequence[Stream], Sequence[Chunk]], list[Caption]]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is watched, and how much is said about it.
+
+    Args:
+        seconds: of media, for each stream. streams: how many share the model.
+        fps: frames a second; None is the model's own.
+        size: width and height of the pictures before the model's own resize.
+        tokens: said about every second, at least 2; the last is fed with the next chunk.
+        windows: options of the policies; a policy takes those that it has, the rest is the checkpoint's own.
+        ask_every: seconds between two questions to the first stream, between two chunks; the time to the first token of
+            the answer is taken and nothing is remembered. 0 asks none.
+    """
+
+    seconds: float = 300.0
+    streams: int = 1
+    fps: float | None = None
+    size: tuple[int, int] = (640, 360)
+    tokens: int = 5
+    windows: Mapping[str, Any] = field(default_factory=dict)
+    positions: Any = "contiguous"
+    ask_every: float = 10.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tokens < 2:
+            raise ConfigError(f"tokens must be 2 or more, got {self.tokens}: the first comes out of the prefill")
+        if self.seconds < 1 or self.streams < 1 or min(self.size) < 1:
+            raise ConfigError(f"seconds {self.seconds}, streams {self.streams} and size {self.size} must be 1 or more")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One strategy's run.
+
+    Args:
+        steps: an element of dtype STEP for each round: one chunk of every stream. Times are wall seconds, summed over
+            the streams; ttft is nan where nothing was asked; rows are of one stream; rss is in bytes.
+        warm_up: rounds until the windows are full.
+        reserved: bytes of all KV caches, allocated before the first chunk.
+        device_bytes: peak of the device's memory; 0 on a CPU.
+        ended: why it ended early, if it did.
+    """
+
+    steps: np.ndarray
+    warm_up: int
+    frames: int
+    sizes: Sizes
+    reserved: int
+    device_bytes: int
+    ended: str | None
+
+
+class Unending(Sampler):
+    """Greedy, and never a stop or silence: every second says as much as it may."""
+
+    def __init__(self, stream: Stream):
+        super().__init__(stream.options.speak)
+        script = stream.script
+        self._never = sorted({*stream.adapter.stop_ids, script.end_id, script.pad_id, *script.silence_ids[-1:]})
+
+    def pick(self, logits: torch.Tensor, context: Any) -> int:
+        logits = logits.clone()
+        logits[self._never] = -torch.inf
+        return super().pick(logits, context)
+
+
+class MovingPictures:
+    """A textured ground that drifts and a bright square that crosses it; the same for the same seed."""
+
+    def __init__(self, size: tuple[int, int], fps: float, seed: int):
+        width, height = size
+        self._ground = np.random.default_rng(seed).integers(0, 200, (height, width, 3), dtype=np.uint8)
+        self._square, self._frames = max(1, height // 6), max(1, round(fps))
+
+    def chunk(self, second: int) -> Chunk:
+        times = [second + k / self._frames for k in range(self._frames)]
+        return Chunk(float(second), second + 1.0, tuple(Frame(t, self._picture(t)) for t in times))
+
+    def _picture(self, t: float) -> np.ndarray:
+        height, width, _ = self._ground.shape
+        picture = np.roll(self._ground, round(8 * t) % width, axis=1)
+        left, top = round(24 * t) % width, round(10 * t) % height
+        picture[top : top + self._square, left : left + self._square] = 255
+        return picture
+
+
+def round_robin(streams: Sequence[Stream], chunks: Sequence[Chunk]) -> list[Caption]:
+    """One chunk of every stream, one stream after the other."""
+    return [stream.step(chunk) for stream, chunk in zip(streams, chunks, strict=True)]
+
+
+def options_for(model: Model, strategy: str, work: Workload) -> StreamOptions:
+    """How a strategy's streams remember and speak."""
+    from dataclasses import fields
+
+    windows = {f.name: work.windows[f.name] for f in fields(policies[strategy]) if f.name in work.windows}
+    options = model.options(strategy, windows)
+    # A question is timed to its first token, so one token is all that it says.
+    speak = SpeakOptions(max_tokens_per_second=work.tokens, answer_tokens=1)
+    return replace(options, fps=work.fps or options.fps, positions=work.positions, speak=speak)
+
+
+def warm_up_of(model: Model, work: Workload) -> int:
+    """Rounds until streaming's windows are full. All strategies leave out the same, so the same chunks are compared."""
+    options = options_for(model, "streaming", work)
+    policy = make_policy("streaming", **options.policy_options)
+    text = math.ceil((policy.sink_tokens + policy.text_window) / work.tokens)
+    return math.ceil(policy.vision_seconds / options.chunk_seconds) + text + 1
+
+
+def measure(
+    model: Model, strategy: str, work: Workload, drive: Drive = round_robin, tell: Callable[[str], None] | None = None
+) -> Measured:
+    """Watch made-up streams with one strategy and time every chunk; a full cache ends the run.
+
+    Args:
+        drive: how several streams share the model.
+        tell: is told about progress, ten times a run.
+
+    Raises:
+        UnknownName: no such strategy. BudgetError: the cache, or a single chunk, is too large for this machine.
+        MissingExtra: psutil is not there.
+    """
+    try:
+        import psutil
+    except ImportError as error:
+        raise MissingExtra("psutil", "bench", "bench latency") from error
+    meter, process = Meter(model.adapter), psutil.Process()
+    options = options_for(model, strategy, work)
+    rounds = math.floor(work.seconds / options.chunk_seconds)
+    script = Script(model.adapter.tokenizer, ScriptOptions(**model.card.script))
+    streams = [Stream(meter.adapter, script, options) for _ in range(work.streams)]
+    for stream in streams:
+        stream.sampler = Unending(stream)
+    pictures = [MovingPictures(work.size, options.fps, work.seed + i) for i in range(work.streams)]
+    on_cuda = model.device == "cuda"
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats(model.adapter.device)
+    steps, ended = np.zeros(rounds, dtype=STEP), None  # written in advance: a growing list would be a slope of its own
+    steps["ttft"] = np.nan
+    question_due = work.ask_every
+    for i in range(rounds):
+        chunks = [p.chunk(i) for p in pictures]
+        step = steps[i]
+        meter.wait()
+        began, began_cpu = time.perf_counter(), time.process_time()
+        try:
+            captions = drive(streams, chunks)
+            step["wall"], step["cpu"] = time.perf_counter() - began, time.process_time() - began_cpu
+        except (BudgetError, torch.OutOfMemoryError) as error:
+            if not i:
+                raise
+            ended, steps = f"after {i} s: {str(error).splitlines()[0]}", steps[:i]
+            break
+        done = meter.take()
+        _write(step, captions, done.fed, done.prefill_flops, done.vision_tokens, done.vision_flops)
+        if work.ask_every and chunks[0].end >= question_due:
+            question_due += work.ask_every
+            step["ttft"] = _first_token_seconds(streams[0])
+            meter.take()
+        step["rss"] = process.memory_info().rss
+        if tell and (i + 1) % max(1, rounds // 10) == 0:
+            tell(f"{strategy}: {i + 1} of {rounds} s, {step['rows']} KV rows, {step['wall'] * 1e3:.1f} ms a round")
+    peak = torch.cuda.max_memory_allocated(model.adapter.device) if on_cuda else 0
+    reserved = sum(stream.arena.nbytes for stream in streams)
+    return Measured(steps, warm_up_of(model, work), options.frames, meter.sizes, reserved, peak, ended)
+
+
+def _write(step: Any, captions: Sequence[Caption], *work: int) -> None:
+    for column, stage in (("vision", "see"), ("make_room", "make_room"), ("prefill", "read"), ("speak", "speak")):
+        step[column] = sum(caption.seconds[stage] for caption in captions)
+    step["end"], step["rows"] = captions[0].end, max(caption.kv_tokens for caption in captions)
+    for column, value in zip(("fed", "prefill_flops", "vision_tokens", "vision_flops"), work, strict=True):
+        step[column] = value
+
+
+def _first_token_seconds(stream: Stream) -> float:
+    began = time.perf_counter()
+    stream.ask(QUESTION)
+    return time.perf_counter() - began
+
+
+def growth(seconds: np.ndarray, warm_up: int) -> float | None:
+    """Median of the last tenth over the median of the first tenth behind the warm-up; None when less than 10 are left.
+
+    Args:
+        seconds: of each chunk, in order. warm_up: chunks that are left out at the start.
+    """
+    left = seconds[warm_up:]
+    if len(left) < 10:
+        return None
+    tenth = len(left) // 10
+    return float(np.median(left[-tenth:]) / np.median(left[:tenth]))
+
+
+def slope(values: np.ndarray, per: int = 1_000) -> float:
+    """Least-squares slope of a series, a so many elements; 0 for a series too short to have one."""
+    return float(np.polyfit(np.arange(len(values)), values, 1)[0]) * per if len(values) > 2 else 0.0
+
+
+def summary(measured: Measured, work: Workload, rates: Rates) -> dict[str, Any]:
+    """The figures of a run; times are of the rounds behind the warm-up, or of all when there are less than 10 such.
+
+    Returns:
+        ms_per_chunk_*: wall time of a round by its streams; ms_per_round_*: until every stream has its caption.
+        ms_per_token_p50: one decode step. ms_per_spoken_token_p50: the whole chunk by the tokens that it said.
+        fps_sustained: frames a wall second of the model. streams_sustained: such streams in real time, in turns.
+        kv_bytes: of the most rows that were held; kv_bytes_reserved: of what was allocated for them.
+        growth_cpu: as growth, of the process's CPU time, which other work on the machine disturbs less.
+        rss_mb_slope: MB for 1,000 rounds. floor_*: see bench/floor.py. floor_fraction*: floor by measured time;
+            above 1 where a cache holds all the weights.
+    """
+    steps, n = measured.steps, work.streams
+    warm = measured.warm_up if len(steps) - measured.warm_up >= 10 else 0
+    s, sizes = steps[warm:], measured.sizes
+    wall, token = s["wall"] / n, s["speak"] / n / (work.tokens - 1)
+    chunk_seconds = float(steps["end"][0])
+    asked = steps["ttft"][~np.isnan(steps["ttft"])]
+    floor_token = np.array([sizes.decode_seconds(rows, rates) for rows in s["rows"]])
+    floor_prefill = np.array([sizes.prefill_seconds(flops, rates) for flops in s["prefill_flops"] / n])
+    floor_vision = s["vision_flops"] / n / rates.flops
+    floor_chunk = floor_vision + floor_prefill + floor_token * (work.tokens - 1)
+    return {
+        "streams": n,
+        "chunks": len(steps) * n,
+        "warm_up_chunks": measured.warm_up,
+        "ms_per_chunk_p50": _ms(wall),
+        "ms_per_chunk_p99": _ms(wall, 99),
+        "ms_per_round_p50": _ms(s["wall"]),
+        "ms_per_round_p99": _ms(s["wall"], 99),
+        "cpu_ms_per_chunk_p50": _ms(s["cpu"] / n),
+        "ms_per_token_p50": _ms(token),
+        "ms_per_token_p99": _ms(token, 99),
+        "ms_per_spoken_token_p50": _ms(wall / work.tokens),
+        "vision_ms_p50": _ms(s["vision"] / n),
+        "make_room_ms_p50": _ms(s["make_room"] / n),
+        "prefill_ms_p50": _ms(s["prefill"] / n),
+        "ttft_ms_p50": _ms(asked) if len(asked) else None,
+        "questions": len(asked),
+        "growth": _rounded(growth(steps["wall"], measured.warm_up)),
+        "growth_cpu": _rounded(growth(steps["cpu"], measured.warm_up)),
+        "tokens_per_chunk": work.tokens,
+        "fed_tokens_per_chunk": round(float(np.median(s["fed"])) / n, 1),
+        "vision_tokens_per_chunk": round(float(np.median(s["vision_tokens"])) / n, 1),
+        "kv_tokens_max": int(steps["rows"].max()),
+        "kv_bytes": int(steps["rows"].max()) * sizes.row_bytes * n,
+        "kv_bytes_reserved": measured.reserved,
+        "rss_mb_slope": round(slope(s["rss"] / 1e6), 3),
+        "rss_mb_max": round(float(steps["rss"].max()) / 1e6, 1),
+        "device_mb_max": round(measured.device_bytes / 1e6, 1) or None,
+        "fps_sustained": round(measured.frames / float(wall.mean()), 2),
+        "real_time_factor": round(n * float(wall.mean()) / chunk_seconds, 4),
+        "streams_sustained": math.floor(chunk_seconds / float(wall.mean()) + 1e-9),
+        "bandwidth_gb_per_s": round(rates.bytes_per_second / 1e9, 2),
+        "gflops": round(rates.flops / 1e9, 1),
+        "floor_ms_per_token": _ms(floor_token, digits=5),
+        "floor_fraction": _rounded(float(np.median(floor_token) / np.median(token))),
+        "floor_ms_vision": _ms(floor_vision, digits=5),
+        "floor_ms_prefill": _ms(floor_prefill, digits=5),
+        "floor_ms_per_chunk": _ms(floor_chunk, digits=5),
+        "floor_fraction_chunk": _rounded(float(np.median(floor_chunk) / np.median(wall))),
+        "ended": measured.ended,
+    }
+
+
+def per_chunk(measured: Measured, work: Workload) -> Iterator[dict[str, Any]]:
+    """What each round cost: milliseconds of a chunk's stages, milliseconds a decode step, rows and bytes held."""
+    n, row_bytes = work.streams, measured.sizes.row_bytes
+    for step in measured.steps:
+        yield {
+            "end": float(step["end"]),
+            "ms": round(float(step["wall"]) * 1e3 / n, 4),
+            "vision_ms": round(float(step["vision"]) * 1e3 / n, 4),
+            "make_room_ms": round(float(step["make_room"]) * 1e3 / n, 4),
+            "prefill_ms": round(float(step["prefill"]) * 1e3 / n, 4),
+            "ms_per_token": round(float(step["speak"]) * 1e3 / n / (work.tokens - 1), 4),
+            "ttft_ms": None if np.isnan(step["ttft"]) else round(float(step["ttft"]) * 1e3, 4),
+            "fed_tokens": int(step["fed"]) // n,
+            "kv_tokens": int(step["rows"]),
+            "kv_bytes": int(step["rows"]) * row_bytes * n,
+        }
+
+
+def series(measured: Measured, work: Workload, points: int = 100) -> dict[str, list[float]]:
+    """Medians of up to so many stretches of the run, for the plot."""
+    found: dict[str, list[float]] = {
+        "second": [],
+        "ms_per_spoken_token": [],
+        "cpu_ms_per_spoken_token": [],
+        "ms_per_token": [],
+        "kv_bytes": [],
+    }
+    row_bytes, n = measured.sizes.row_bytes, work.streams
+    for part in np.array_split(measured.steps, min(points, len(measured.steps))):
+        found["second"].append(float(np.median(part["end"])))
+        found["ms_per_spoken_token"].append(_ms(part["wall"] / n / work.tokens))
+        found["cpu_ms_per_spoken_token"].append(_ms(part["cpu"] / n / work.tokens))
+        found["ms_per_token"].append(_ms(part["speak"] / n / (work.tokens - 1)))
+        found["kv_bytes"].append(int(part["rows"].max()) * row_bytes * n)
+    return found
+
+
+def _ms(seconds: np.ndarray, percent: float = 50, digits: int = 3) -> float:
+    return round(float(np.percentile(seconds, percent)) * 1e3, digits)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
+
+
+def run(
+    model: Model, strategies: Sequence[str], work: Workload, rates: Rates | None = None, **how: Any
+) -> Iterator[tuple[dict[str, Any], Measured]]:
+    """The line of each strategy and what stands behind it, as soon as it is there.
+
+    Args:
+        rates: what the device can do; None measures it. how: drive and tell of `measure`.
+
+    Raises:
+        UnknownName: no such strategy; before anything runs.
+    """
+    for strategy in strategies:
+        make_policy(strategy, **options_for(model, strategy, work).policy_options)
+    rates = rates or measure_rates(model.adapter.device, model.adapter.dtype)
+    for strategy in strategies:
+        options = options_for(model, strategy, work)
+        measured = measure(model, strategy, work, **how)
+        yield (
+            {
+                "benchmark": "latency",
+                "strategy": strategy,
+                "model": model.name,
+                "params": model.parameters,
+                "device": model.device,
+                "dtype": str(model.adapter.dtype).removeprefix("torch."),
+                "fps": options.fps,
+                "size": "{}x{}".format(*work.size),
+                "policy_options": options.policy_options,
+                "positions": options.positions,
+                **summary(measured, work, rates),
+                "series": series(measured, work),
+            },
+            measured,
+        )
+
+
+def load(arguments: argparse.Namespace, folder: Path) -> Model:
+    """The model that the command line names.
+
+    Raises:
+        ConfigError: a shape without --random-weights, or both a shape and a model.
+    """
+    from neverblink.bench.shapes import random_model
+    from neverblink.model import Model
+    from neverblink.training.toy import write_toy_checkpoint
+
+    device, dtype, (width, height) = arguments.device, arguments.dtype, arguments.size
+    if arguments.shape is None:
+        if arguments.random_weights or arguments.layers:
+            raise ConfigError("--random-weights and --layers belong to --shape; name a shape, or leave them out")
+        name = arguments.model or "bundled"
+        if name != "toy":
+            return Model.from_pretrained(name, device=device, dtype=dtype)
+        model = Model.from_pretrained(write_toy_checkpoint(folder), device=device, dtype=dtype)
+        model.adapter.name = "toy"
+        return model
+    if arguments.model is not None:
+        raise ConfigError(f"--model {arguments.model} and --shape {arguments.shape} name two models; take one")
+    if not arguments.random_weights:
+        raise ConfigError(f"--shape {arguments.shape} has no weights; add --random-weights, or name a --model")
+    model = random_model(
+        arguments.shape, device=device, dtype=dtype, layers=arguments.layers, max_pixels=width * height
+    )
+    if arguments.layers:
+        model.adapter.name = f"{arguments.shape}, {arguments.layers} layers"
+    return model
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no WIDTHxHEIGHT such as 640x360") from error
+    return width, height
+
+
+_WINDOWS = ("sink_tokens", "text_window", "vision_seconds", "frames", "kv_budget")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="neverblink bench latency", description=(__doc__ or "").splitlines()[0])
+    default = Workload()
+    add = parser.add_argument
+    add("--model", help="toy, bundled, a folder or a hub id (default bundled)")
+    add("--shape", help="instead of a model: qwen2.5-vl-7b or qwen2.5-vl-3b, built at its real size")
+    add("--random-weights", action="store_true", help="what a shape is filled with")
+    add("--layers", type=int, help="fewer layers for a shape, to try a machine that is too small for it")
+    add("--strategies", default=",".join(STRATEGIES), help=f"(default {','.join(STRATEGIES)})")
+    add("--seconds", type=float, default=default.seconds, help=f"of video (default {default.seconds:g})")
+    add("--streams", type=int, default=default.streams, help=f"that share the model (default {default.streams})")
+    add("--fps", type=float, default=default.fps, help="frames a second (default: the model's own)")
+    add("--size", type=_size, default=default.size, help="of the pictures (default {}x{})".format(*default.size))
+    add("--tokens", type=int, default=default.tokens, help=f"said about each second (default {default.tokens})")
+    add("--ask-every", type=float, default=default.ask_every, help="seconds between questions, 0 for none (default 10)")
+    add("--positions", default=default.positions, help="contiguous or native")
+    add("--sink-tokens", type=int, help="text tokens that stay for ever (default: the model's own)")
+    add("--text-window", type=int, help="recent text tokens (default: the model's own)")
+    add("--vision-seconds", type=float, help="recent vision (default: the model's own)")
+    add("--frames", type=int, help="for last-frames")
+    add("--kv-budget", type=int, help="rows, for full")
+    add("--dtype", help="float32, bfloat16 ... (default: chosen)")
+    add("--device", help="cpu, cuda ... (default: chosen)")
+    add("--threads", type=int, help="of a CPU")
+    add("--seed", type=int, default=default.seed, help="of the pictures")
+    add("--json", type=Path, help="append a line a strategy to this file")
+    add("--per-chunk", type=Path, help="write every chunk's figures to this file, a JSON line each")
+    add("--plot", type=Path, help="draw latency and memory over the seconds, PNG")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = _parser().parse_args(given)
+    windows = {name: getattr(args, name) for name in _WINDOWS if getattr(args, name) is not None}
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    facts = {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "command": " ".join(["neverblink bench latency", *given]),
+    }
+    lines: list[dict[str, Any]] = []
+    try:
+        if args.plot:
+            check_plot()
+        work = Workload(
+            args.seconds,
+            args.streams,
+            args.fps,
+            args.size,
+            args.tokens,
+            windows,
+            args.positions,
+            args.ask_every,
+            args.seed,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            model = load(args, Path(folder))
+        for line, measured in run(model, args.strategies.split(","), work, tell=_tell):
+            lines.append({**line, **facts})
+            _append(args.json, [lines[-1]])
+            _append(args.per_chunk, [{"strategy": line["strategy"], **row} for row in per_chunk(measured, work)])
+        if args.plot:
+            plot(lines, args.plot)
+    except NeverblinkError as error:
+        print(f"neverblink: {error}", file=sys.stderr)
+        return 2
+    finally:
+        if lines:
+            print(table(lines), end="")
+    return 0
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _append(file: Path | None, rows: Sequence[Mapping[str, Any]]) -> None:
+    if file is not None:
+        with file.open("a", encoding="utf-8") as out:
+            out.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
