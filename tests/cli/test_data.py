@@ -16,7 +16,7 @@ def test_a_film_and_its_record(tmp_path: Path, capsys: pytest.CaptureFixture[str
     """45 seconds of Pong in files of 30: every line of the truth is in the record at its second, questions are
     answered from the truth, and the same seed gives the same bytes."""
     pytest.importorskip("ale_py")
-    arguments = ["data", "arcade", "--hours", "0.0125", "--minutes", "0.5", "--seed", "7", "--ask-every", "2"]
+    arguments = ["data", "arcade", "--hours", "0.0125", "--minutes", "0.5", "--seed", "7", "--ask-every", "1"]
     assert main([*arguments, "--out", str(tmp_path / "a")]) == 0
     assert "2 files" in capsys.readouterr().err
     index = scan(tmp_path / "a")
