@@ -19,7 +19,7 @@ from neverblink.script import Script, ScriptOptions
 from neverblink.training.arcade import adapter_of
 from neverblink.training.courses import ArcadeCourse
 from neverblink.training.look import Glance, Pairs, fields_of, look
-from neverblink.training.loop import LoopOptions, train
+from neverblink.training.loop import LoopOptions, optimizers_of, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encoded, Footage, Scene, collect, read
 from neverblink.training.tokenizer import train_tokenizer
@@ -133,9 +133,9 @@ def test_only_what_the_stream_still_holds_is_asked(forget: float):
 def test_a_scene_that_may_not_forget_never_does():
     """Whatever `forget` says, what was said before is there."""
     script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
-    [scene] = scenes_of(1, 10, HIDDEN)
+    [scene], options = scenes_of(1, 10, HIDDEN), WindowOptions(seconds=4, overlap=2, forget=1.0)
     for forgets in (True, False):
-        windows = windows_of([replace(scene, forgets=forgets)], script, (1.0, 0.0), WindowOptions(forget=1.0))
+        windows = windows_of([replace(scene, forgets=forgets)], script, (1.0, 0.0), options)
         stream = iter(windows)
         samples = [next(stream) for _ in windows.starts]
         held = [(sample.kinds == Kind.PREVIOUS).any() for sample, vision in samples if int(vision[0, 0])]
@@ -159,13 +159,15 @@ def test_many_pictures_at_once_are_seen_as_one_by_one(tmp_path: Path):
 def test_scenes_shorter_than_a_window_are_refused():
     script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
     with pytest.raises(ConfigError, match="the longest scene has 3 s and a window 4 s"):
-        windows_of(scenes_of(1, 3, HIDDEN), script, (1.0, 0.0), WindowOptions())
+        windows_of(scenes_of(1, 3, HIDDEN), script, (1.0, 0.0), WindowOptions(seconds=4, overlap=2))
 
 
 def test_samples_of_like_length_come_together():
     """Every sample once, and less padding than in the order of drawing."""
     script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
-    windows = iter(windows_of(scenes_of(2, 30, HIDDEN), script, (1.0, 0.0), WindowOptions(forget=0.5)))
+    windows = iter(
+        windows_of(scenes_of(2, 30, HIDDEN), script, (1.0, 0.0), WindowOptions(seconds=4, overlap=2, forget=0.5))
+    )
     samples = [next(windows) for _ in range(16)]
     batches = by_length(samples, 4, Kind.PIXELS, 0, torch.ones(len(script.tokenizer)))
     assert [4] * 4 == [len(b.ids) for b in batches]
@@ -204,6 +206,19 @@ def test_the_loop_learns_resumes_and_reads_the_pictures(tmp_path: Path):
     batch.vision.copy_(batch.vision.roll(TOKENS, 0))
     wrong, _ = loss_of(adapter, batch, autocast=False)
     assert right < 0.5 * wrong
+
+
+def test_every_weight_has_one_optimizer():
+    """Matrices inside the layers are Muon's; a frozen weight belongs to nobody."""
+    adapter = Model.from_pretrained(toy_checkpoint(), device="cpu").adapter
+    adapter.model.requires_grad_(True).model.visual.merger.requires_grad_(False)
+    muon, adamw = (
+        [p for group in o.param_groups for p in group["params"]] for o in optimizers_of(adapter, LoopOptions())
+    )
+    inside = [p for layers in (adapter._lm.layers, adapter._visual.blocks) for p in layers.parameters() if p.ndim == 2]
+    assert {id(p) for p in inside} == {id(p) for p in muon}
+    learned = sorted(id(p) for p in adapter.model.parameters() if p.requires_grad)
+    assert learned == sorted(id(p) for p in (*muon, *adamw))
 
 
 def test_fields_are_shared_by_name_and_size():

@@ -57,6 +57,24 @@ def loss_of(adapter: Qwen25VL, batch: Batch, autocast: bool) -> tuple[torch.Tens
     return loss, figures
 
 
+def optimizers_of(adapter: Qwen25VL, options: LoopOptions) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for the rest: embeddings, norms, biases, the tower's patches.
+
+    Muon's updates are orthogonal matrices (Jordan et al., 2024), scaled so that AdamW's rate and decay fit both.
+    """
+    inside: list[torch.nn.Parameter] = []
+    for layers in (adapter.model.model.language_model.layers, adapter.model.model.visual.blocks):
+        inside += [p for p in layers.parameters() if p.requires_grad and p.ndim == 2]
+    held = {id(p) for p in inside}
+    others = [p for p in adapter.model.parameters() if p.requires_grad and id(p) not in held]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    muon = torch.optim.Muon(inside, lr=options.lr, weight_decay=options.weight_decay, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)]
+
+
 def train(
     adapter: Qwen25VL,
     batches: Iterator[Batch],
@@ -82,13 +100,12 @@ def train(
     model = adapter.model
     model.train()
     learned = [p for p in model.parameters() if p.requires_grad]
-    decay, plain = [p for p in learned if p.ndim > 1], [p for p in learned if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)
+    optimizers = optimizers_of(adapter, options)
     state, first = folder / f"{stage}.pt", 0
     if state.is_file():
         kept = torch.load(state, weights_only=True)
-        optimizer.load_state_dict(kept["optimizer"])
+        for optimizer, inner in zip(optimizers, kept["optimizers"], strict=True):
+            optimizer.load_state_dict(inner)
         first = kept["step"]
     began, seen = time.monotonic(), 0.0
     averages: dict[str, float] = {}
@@ -97,15 +114,16 @@ def train(
         done = max(step / options.steps, elapsed / options.minutes)
         rate = options.lr * min(1.0, (step + 1) / options.warm_up)
         rate *= options.last_lr + (1 - options.last_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         loss, figures = loss_of(adapter, next(batches), autocast=True)
         if not torch.isfinite(loss):
             raise ConfigError(f"the loss is {loss.item()} at step {step}; lower --lr (now {options.lr}) and resume")
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, options.clip)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         seen += figures["tokens"]
         for name, value in figures.items():
             if name != "tokens" and not math.isnan(value):
@@ -118,7 +136,8 @@ def train(
             report(" ".join(f"{k} {v if isinstance(v, str) else format(v, '.4g')}" for k, v in line.items()))
         if (step + 1) % options.save_every == 0 or last:
             save()
-            torch.save({"optimizer": optimizer.state_dict(), "step": step + 1, "options": asdict(options)}, state)
+            kept = [optimizer.state_dict() for optimizer in optimizers]
+            torch.save({"optimizers": kept, "step": step + 1, "options": asdict(options)}, state)
         if last:
             break
     model.eval()
