@@ -195,8 +195,8 @@ def test_the_loop_learns_resumes_and_reads_the_pictures(tmp_path: Path):
     saved: list[bool] = []
     losses: list[str] = []
     run = partial(train, adapter, batches, folder=tmp_path, save=lambda: saved.append(True), report=losses.append)
-    run(LoopOptions(steps=40, batch=8, warm_up=5, lr=3e-3), stage="read")
-    run(LoopOptions(steps=41, batch=8, warm_up=5, lr=3e-3), stage="read")
+    run(LoopOptions(steps=40, batch=8, warm_up=5, lr=1e-2), stage="read")
+    run(LoopOptions(steps=41, batch=8, warm_up=5, lr=1e-2), stage="read")
     assert losses[-1].startswith("stage read step 40 ")
     run(LoopOptions(steps=1, batch=8), stage="talk")
     assert losses[-1].startswith("stage talk step 0 ")
