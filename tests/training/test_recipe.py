@@ -23,7 +23,7 @@ from neverblink.training.loop import LoopOptions, optimizers_of, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encoded, Footage, Scene, collect, read
 from neverblink.training.tokenizer import train_tokenizer
-from neverblink.training.windows import WindowOptions, Windows, by_length, collate
+from neverblink.training.windows import ROUND, WindowOptions, Windows, by_length, collate
 from neverblink.types import Kind
 from tests.checkpoints import toy_checkpoint
 
@@ -111,7 +111,7 @@ def test_only_what_the_stream_still_holds_is_asked(forget: float):
     scene = replace(scene, quizzes=[[("last", f"q{at}?", f"a{at}.", at) for at in range(i + 1)] for i in range(40)])
     options = WindowOptions(seconds=4, overlap=2, sink_tokens=20, text_window=40, forget=forget, ask=1.0)
     windows = windows_of([scene], script, (1.0, 0.0), options)
-    windows.asks = QUERIES[0]
+    windows.talk = QUERIES[0]
     stream, asked_about = iter(windows), set()
     for sample, _ in (next(stream) for _ in range(600)):
         text = script.decode(sample.ids.tolist())
@@ -131,11 +131,13 @@ def test_only_what_the_stream_still_holds_is_asked(forget: float):
 
 
 def test_a_scene_that_may_not_forget_never_does():
-    """Whatever `forget` says, what was said before is there."""
+    """Whatever `forget` says, the talk finds what was said before; lines of what is only seen may do without."""
     script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
     [scene], options = scenes_of(1, 10, HIDDEN), WindowOptions(seconds=4, overlap=2, forget=1.0)
-    for forgets in (True, False):
-        windows = windows_of([replace(scene, forgets=forgets)], script, (1.0, 0.0), options)
+    for forgets, query in ((True, 0), (False, 0), (True, 1)):
+        shares = (1.0, 0.0) if query == 0 else (0.0, 1.0)
+        windows = windows_of([replace(scene, forgets=forgets and query == 0)], script, shares, options)
+        windows.talk = QUERIES[0]
         stream = iter(windows)
         samples = [next(stream) for _ in windows.starts]
         held = [(sample.kinds == Kind.PREVIOUS).any() for sample, vision in samples if int(vision[0, 0])]
@@ -172,7 +174,8 @@ def test_samples_of_like_length_come_together():
     batches = by_length(samples, 4, Kind.PIXELS, 0, torch.ones(len(script.tokenizer)))
     assert [4] * 4 == [len(b.ids) for b in batches]
     assert sum(int(b.learn.sum()) for b in batches) == sum(int(s.learn.sum()) for s, _ in samples)
-    assert sorted(len(s.ids) for s, _ in samples)[3::4] == sorted(b.ids.shape[1] for b in batches)
+    longest = sorted(len(s.ids) for s, _ in samples)[3::4]
+    assert [-(-n // ROUND) * ROUND for n in longest] == sorted(b.ids.shape[1] for b in batches)
     assert sorted(v[0, 0].item() for _, v in samples) == sorted(
         part[0, 0].item() for b in batches for part in b.vision.split(4 * TOKENS)
     )

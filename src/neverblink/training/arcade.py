@@ -231,7 +231,7 @@ def speak(run: Path, args: argparse.Namespace) -> None:
         places,
         window,
         args.seed,
-        asks=COMMENTATE,
+        talk=COMMENTATE,
     )
     loader = DataLoader(
         windows,

@@ -15,6 +15,8 @@ from neverblink.script import Script
 from neverblink.training.samples import Sample, Spoken, previous_ids, write_sample
 from neverblink.training.scenes import Scene
 
+ROUND = 32  # lengths of batches, so that the memory of one serves another
+
 
 @dataclass(frozen=True, slots=True)
 class WindowOptions:
@@ -42,7 +44,8 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         share: query -> how often a window is written under it; a tensor in shared memory may change while workers run.
         vision: pictures a second -> places of one second's vision tokens.
         seed: order and draws follow from it; workers draw from different places.
-        asks: the query under which questions are asked, "" for none.
+        talk: the query whose lines may rest on what was said before, and under which questions are asked; lines under
+            another tell only what is to be seen.
 
     Raises:
         ConfigError: no scene is as long as a window.
@@ -56,11 +59,11 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         vision: Callable[[int], VisionBlock],
         options: WindowOptions,
         seed: int,
-        asks: str = "",
+        talk: str = "",
     ):
         self.scenes, self.script_for, self.share = scenes, script_for, share
         self.vision = {fps: vision(fps) for fps in {scene.fps for scene in scenes}}
-        self.options, self.seed, self.asks = options, seed, asks
+        self.options, self.seed, self.talk = options, seed, talk
         step = options.seconds - options.overlap
         self.starts: list[tuple[int, int]] = [
             (i, start)
@@ -88,9 +91,9 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         script, lines = self.script_for(query), scene.lines[query]
         base = float(rng.integers(int(o.latest_start))) if rng.random() < 0.8 else float(first)
         spoken = [Spoken(base + i, base + i + 1, self.vision[scene.fps], lines[first + i]) for i in range(o.seconds)]
-        forgets = scene.forgets and rng.random() < o.forget
+        forgets = (scene.forgets or query != self.talk) and rng.random() < o.forget
         past = () if forgets else previous_ids(script, lines[:first], o.sink_tokens, o.text_window)
-        if scene.quizzes and query == self.asks and rng.random() < o.ask:
+        if scene.quizzes and query == self.talk and rng.random() < o.ask:
             spoken[-1] = replace(spoken[-1], asked=self._quiz(script, scene, lines, first, forgets, rng))
         return write_sample(script, spoken, past), scene.vision[first : first + o.seconds].flatten(0, 1)
 
@@ -126,7 +129,7 @@ def collate(samples: list[tuple[Sample, torch.Tensor]], pixels_kind: int, pad_id
         heavy: [vocabulary] float32, loss weight by token (digits weigh more: most can be copied from the text before,
             so the plain loss hardly asks for reading).
     """
-    length = max(len(s.ids) for s, _ in samples)
+    length = -(-max(len(s.ids) for s, _ in samples) // ROUND) * ROUND
     b = len(samples)
     ids = torch.full((b, length), pad_id)
     positions, learn = torch.zeros(3, b, length), torch.zeros(b, length, dtype=torch.bool)
