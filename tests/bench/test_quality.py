@@ -15,6 +15,7 @@ from neverblink.bench import quality
 from neverblink.bench.quality import Line, match, run_quality, score, score_at
 from neverblink.bench.quiz import Quiz, Shown
 from neverblink.errors import ConfigError
+from neverblink.football.commentary import FOOTBALL
 from neverblink.football.streams import football_stream
 from neverblink.sources import open_source
 from neverblink.sources.base import Source, SourceOptions
@@ -73,6 +74,19 @@ def test_one_second_late_is_still_in_time(game: list[Second]):
     assert 1.0 == result["event_precision"]
     assert 1.0 == result["score_accuracy"]
     assert result["event_recall"] > 0.95
+
+
+def test_possession_is_that_of_whom_was_last_said_to_have_the_ball():
+    """From the first kick-off on, second by second; a take that nobody told is wrong until the next one is told."""
+    happened = [("kick_off", "yellow", 1.0), ("turnover", "blue", 3.0), ("goal_kick", "yellow", 7.0)]
+    truth = [GameEvent(time, Claim(kind, side)) for kind, side, time in happened]
+    told = {1: " Yellow kick off.", 5: " Blue win the ball.", 7: " Goal kick for yellow."}
+    # Visible at 1.4, 4.5 and 7.4; said of seconds 1, 5 and 7: of nine seconds the fourth is wrong.
+    lines = [Line(t, t + 1, told.get(t, "")) for t in range(10)]
+    assert round(8 / 9, 4) == score(truth, lines, FOOTBALL)["possession_accuracy"]
+    assert score(truth, [Line(t, t + 1, "") for t in range(10)], FOOTBALL)["possession_accuracy"] == 0.0
+    assert score([], lines, FOOTBALL)["possession_accuracy"] is None
+    assert score([], lines, PONG)["possession_accuracy"] is None
 
 
 def test_three_seconds_late_is_too_late():

@@ -342,6 +342,7 @@ ICE_HOCKEY = Sport(
     name="ice_hockey",
     make=IceHockeyGame,
     sides=SIDES,
+    holds=frozenset({"take"}),
     phrases={
         "take": ("{side} takes the puck", "{side} has it"),
         "shot": ("{side} shoots", "a shot by {side}"),

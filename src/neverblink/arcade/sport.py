@@ -75,6 +75,7 @@ class Sport:
         fields: what a linear head is to read from one pair of pictures -> number of classes.
         measure: state -> one class for each field; -1 where the picture does not tell.
         states: kinds whose statement of the score is judged.
+        holds: kinds after which their side has the ball, until another of them is told.
         shows_score: pictures show the score large enough to be read.
         counted: kinds that may be asked for by number -> their names in the plural; None counts every kind with a side.
     """
@@ -89,6 +90,7 @@ class Sport:
     measure: Callable[[Any], tuple[int, ...]]
     merge: frozenset[Kind] = frozenset()
     states: frozenset[Kind] = frozenset({"point", "game_over"})
+    holds: frozenset[Kind] = frozenset()
     shows_score: bool = True
     counted: Mapping[Kind, str] | None = None
 

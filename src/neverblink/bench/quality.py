@@ -68,6 +68,8 @@ def score(
         by_kind: the same for each kind, with its numbers of events and claims.
         score_accuracy: share of the scores stated with `Sport.states` that are right: equal to the score of the event
             told of, or, for a false alarm, to the score to be seen at the line's end. None if none is stated.
+        possession_accuracy: share of lines at whose end the side last said to have the ball (`Sport.holds`) has
+            it; lines before it is first known are left out. None where the sport has no such kinds.
         silence_accuracy: share of lines that are silent when, and only when, nothing new was to be seen.
         false_alarms_per_minute: claims without an event, a minute of what was watched.
         repetition_rate: share of spoken lines that repeat the spoken line before them word for word.
@@ -96,6 +98,7 @@ def score(
         **{f"event_{name}": value for name, value in _rates(len(pairs), len(watched), len(said)).items()},
         "by_kind": by_kind,
         "score_accuracy": _round(right / len(stated)) if stated else None,
+        "possession_accuracy": _possession_accuracy(watched, said, lines, sport),
         "silence_accuracy": _round(_silence_accuracy(watched, lines, sport)),
         "false_alarms_per_minute": _round((len(said) - len(pairs)) / minutes),
         "repetition_rate": _round(_repetition_rate(lines)),
@@ -170,6 +173,24 @@ def _rates(pairs: int, events: int, claims: int) -> dict[str, float]:
         "precision": _round(pairs / claims) if claims else empty,
         "recall": _round(pairs / events) if events else empty,
     }
+
+
+def _possession_accuracy(
+    events: Sequence[GameEvent], said: Sequence[Said], lines: Sequence[Line], sport: Sport
+) -> float | None:
+    happened = [event for event in events if event.kind in sport.holds]
+    claimed = [s for s in said if s.claim.kind in sport.holds]
+    known, right = 0, 0
+    has: Side | None = None
+    told: Side | None = None
+    for line in lines:
+        while happened and sport.visible_at(happened[0]) < line.end:
+            has = happened.pop(0).side
+        while claimed and claimed[0].line.start <= line.start:
+            told = claimed.pop(0).claim.side
+        known += has is not None
+        right += has is not None and has == told
+    return _round(right / known) if known else None
 
 
 def _silence_accuracy(events: Sequence[GameEvent], lines: Sequence[Line], sport: Sport) -> float:

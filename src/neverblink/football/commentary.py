@@ -103,6 +103,7 @@ FOOTBALL = Sport(
     fields={"column": BINS, "row": BINS // 2, "side": 2, "way": 3, "restart": len(_MODES)},
     measure=measure,
     states=frozenset({"goal", "new_match"}),
+    holds=frozenset({"turnover", "kick_off", *RESTARTS.values()}),
     shows_score=False,
     counted=COUNTED,
 )
