@@ -29,7 +29,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "last frames": ("--policy", "last-frames"),
     "vision 1 s": ("--vision-seconds", "1"),
     "vision 2 s": ("--vision-seconds", "2"),
-    "vision 8 s": ("--vision-seconds", "8"),
+    "vision 4 s": ("--vision-seconds", "4"),
     "vision 16 s": ("--vision-seconds", "16"),
     "no text": ("--sink-tokens", "0", "--text-window", "0"),
     "text 0 + 96": ("--sink-tokens", "0", "--text-window", "96"),
