@@ -107,6 +107,10 @@ class Unending(Sampler):
         script = stream.script
         self._never = sorted({*stream.adapter.stop_ids, script.end_id, script.pad_id, *script.silence_ids[-1:]})
 
+    @property
+    def is_greedy(self) -> bool:
+        return False  # the best one may be a stop
+
     def pick(self, logits: torch.Tensor, context: Any) -> int:
         logits = logits.clone()
         logits[self._never] = -torch.inf

@@ -12,11 +12,14 @@ import numpy as np
 import torch
 
 from neverblink.errors import ModelError
-from neverblink.models.base import Look, VisionBlock
+from neverblink.models import lean
+from neverblink.models.base import Greedy, Look, VisionBlock
+from neverblink.models.best import BestToken
 from neverblink.models.packed import packed_calls
 from neverblink.vision.pixels import PixelOptions, patchify
 
 TimeGrid = Literal["stock", "exact", "flat"]
+LARGE_VOCABULARY = 16_384  # words; below, the logits are the smaller part of a token
 
 
 class LinearPatches(torch.nn.Module):
@@ -65,10 +68,13 @@ class Qwen25VL:
         self.layers, self.kv_heads = text.num_hidden_layers, text.num_key_value_heads
         self.head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self._tokens_per_second = vision.tokens_per_second
+        self._shared = text.num_attention_heads // self.kv_heads
         stops = model.generation_config.eos_token_id
         stops = {stops} if isinstance(stops, int) else set(stops or ())
         self.stop_ids = frozenset(stops | {tokenizer.convert_tokens_to_ids("<|im_end|>")})
         self._sdpa = text._attn_implementation == "sdpa"
+        self.lean = lean.can_run(self._lm)  # False takes the stock forward
+        self._best: BestToken | None = None
 
     @property
     def device(self) -> torch.device:
@@ -132,6 +138,14 @@ class Qwen25VL:
         return self._lm.embed_tokens(ids.to(self.device))
 
     def forward(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        if self.lean:
+            seen = lean.mask(embeds, cache.get_seq_length(), self._shared)
+
+            def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+                keys, values = cache.update(k, v, layer)
+                return lean.attention(q, keys, values, seen)
+
+            return lean.decode(self._lm, embeds, positions, attend)
         # A ready-made mapping keeps transformers from building a mask of its own out of the cache's length.
         mask = {"full_attention": self._mask(embeds.shape[0], cache.get_seq_length())}
         out = self._lm(
@@ -144,6 +158,19 @@ class Qwen25VL:
         return out.last_hidden_state[0]
 
     def forward_packed(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        if self.lean:
+            parts = [(part, embeds[part.start : part.end]) for part in cache.segments]
+            seen = [lean.mask(own, part.rows - len(own), self._shared) for part, own in parts]
+
+            def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+                cache.update(k, v, layer)
+                mixed = []
+                for part, mask in zip(cache.segments, seen, strict=True):
+                    keys, values = cache.rows_of(part, layer)
+                    mixed.append(lean.attention(q[:, :, part.start : part.end], keys, values, mask))
+                return torch.cat(mixed)
+
+            return lean.decode(self._lm, embeds, positions, attend)
         with packed_calls(self._lm.config):
             out = self._lm(
                 inputs_embeds=embeds[None],
@@ -174,6 +201,15 @@ class Qwen25VL:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self._head(hidden)
         return out if out.dtype == torch.float64 else out.float()
+
+    def best(self, hidden: torch.Tensor, greedy: Greedy) -> int | None:
+        """See `models.base.Adapter`; worth its while for a large vocabulary in float32 on a CPU."""
+        weight = self._head.weight
+        if weight.device.type != "cpu" or weight.dtype != torch.float32 or len(weight) < LARGE_VOCABULARY:
+            return None
+        if self._best is None:
+            self._best = BestToken(weight)
+        return self._best.pick(hidden, greedy.penalty, None if greedy.penalty == 1 else greedy.held())
 
     def rotation(self, old: torch.Tensor, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         (cos0, sin0), (cos1, sin1) = self._angles(old), self._angles(new)
