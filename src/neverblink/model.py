@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from neverblink.engine import Engine, Overload, Result
     from neverblink.sources.base import Source
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+    "int8": torch.int8,
+}
 
 
 class Model:
@@ -51,7 +57,7 @@ class Model:
         Args:
             name: "bundled", a folder in Hugging Face form, or a hub id such as "Qwen/Qwen2.5-VL-7B-Instruct".
             device: "cpu", "cuda", "cuda:1", "mps"; None chooses.
-            dtype: "float32", "bfloat16", ...; None chooses.
+            dtype: "float32", "bfloat16", ..., or on a CPU "int8": the decoder's products in bytes; None chooses.
             attn: "sdpa", "eager" or "flash_attention_2"; None chooses.
             revision: branch, tag or commit of a hub repository.
             time_grid: "stock", or a quirk of the public reference (see `Qwen25VL`).
@@ -386,6 +392,9 @@ def choose_dtype(asked: str | torch.dtype | None, device: str | None = None) -> 
         wanted = str(asked).removeprefix("torch.")
         if wanted not in DTYPES:
             raise ConfigError(f"no dtype {wanted!r}; known: {', '.join(DTYPES)}")
+        where = choose_device(device)[1]
+        if wanted == "int8" and where.split(":")[0] != "cpu":
+            raise ConfigError(f"dtype int8 is for a CPU and the device is {where}; use bfloat16 there")
         return "dtype", wanted, "asked for"
     if choose_device(device)[1] == "cpu":
         return "dtype", "float32", "on a CPU bfloat16 decodes slower than float32"

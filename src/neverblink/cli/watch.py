@@ -78,7 +78,9 @@ def watch(
         _option("A question at a second, such as '12.5:What is the score?'; may be repeated.", metavar="SECOND:TEXT"),
     ] = None,
     device: Annotated[str | None, _option("cpu, cuda, cuda:1 ...; else the best one found.")] = None,
-    dtype: Annotated[str | None, _option("float32, bfloat16 or float16; else what suits the device.")] = None,
+    dtype: Annotated[
+        str | None, _option("float32, bfloat16, float16, or int8 on a CPU; else what suits the device.")
+    ] = None,
     attn: Annotated[str | None, _option("Attention implementation, such as sdpa or eager.")] = None,
     revision: Annotated[str | None, _option("Revision of a hub model.")] = None,
     threads: Annotated[int | None, _option("CPU threads of the model.")] = None,

@@ -54,7 +54,7 @@ class BestToken:
         if held is not None:
             scores[held] = _penalised(scores[held], penalty)
             bound *= max(penalty, 1 / penalty)
-        likely = torch.from_numpy(np.flatnonzero((scores >= float(scores.max()) - 2 * bound).numpy()))
+        likely = torch.from_numpy(np.flatnonzero(scores.numpy() >= float(scores.max()) - 2 * bound))
         if len(likely) > MOST:
             return None
         exact = torch.nn.functional.linear(hidden, self._weight[likely])[0]

@@ -15,6 +15,7 @@ from neverblink.errors import ModelError
 from neverblink.models import lean
 from neverblink.models.base import Greedy, Look, VisionBlock
 from neverblink.models.best import BestToken
+from neverblink.models.int8 import quantise
 from neverblink.models.packed import packed_calls
 from neverblink.vision.pixels import PixelOptions, patchify
 
@@ -245,7 +246,11 @@ def read_pixel_options(folder: Path, config: Any, max_pixels: int | None = None)
 
 
 def load(folder: Path, *, device: str, dtype: torch.dtype, attn: str, name: str, time_grid: TimeGrid) -> Qwen25VL:
-    """A checkpoint folder in Hugging Face form to an adapter. Only safetensors are read and no remote code is run."""
+    """A checkpoint folder in Hugging Face form to an adapter. Only safetensors are read and no remote code is run.
+
+    Args:
+        dtype: torch.int8 is float32 with the decoder's products in bytes, see models/int8.py.
+    """
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
     from transformers.utils import logging
 
@@ -253,12 +258,18 @@ def load(folder: Path, *, device: str, dtype: torch.dtype, attn: str, name: str,
     logging.disable_progress_bar()
     try:
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attn, use_safetensors=True, local_files_only=True
+            folder,
+            dtype=torch.float32 if dtype == torch.int8 else dtype,
+            attn_implementation=attn,
+            use_safetensors=True,
+            local_files_only=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     finally:
         if bars:
             logging.enable_progress_bar()
+    if dtype == torch.int8:
+        quantise(model)
     return Qwen25VL(
         model.to(device).eval(), tokenizer, read_pixel_options(folder, model.config), name=name, time_grid=time_grid
     )

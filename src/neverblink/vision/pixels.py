@@ -64,7 +64,7 @@ def _resize(stack: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return stack
     if stack.device.type == "cpu":
         # On bytes torch rounds and clips between the two passes, as PIL and so the stock processors do.
-        return torch.nn.functional.interpolate(stack.contiguous(), size, mode="bicubic", antialias=True)
+        return torch.nn.functional.interpolate(stack, size, mode="bicubic", antialias=True)
     resized = torch.nn.functional.interpolate(stack.float(), size, mode="bicubic", antialias=True)
     return resized.round_().clamp_(0, 255).to(torch.uint8)
 
