@@ -52,6 +52,7 @@ ARROWS = {
         "training",
         "stream",
         "options",
+        "presets",
         "model",
         "script",
         "models",

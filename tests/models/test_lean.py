@@ -83,6 +83,21 @@ def test_anything_unusual_takes_the_stock_forward(config: str, value: Any) -> No
     assert not can_run(lm)
 
 
+def test_the_decode_step_on_fixed_buffers_is_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CUDA graph repeats: every row of the slot is there, and those behind the token are hidden."""
+    windows = {"sink_tokens": 5, "text_window": 7, "vision_seconds": 2.0}
+    options = StreamOptions(policy_options=windows, speak=SpeakOptions(max_tokens_per_second=5))
+    seen: dict[bool, torch.Tensor] = {}
+    for graph in (False, True):
+        monkeypatch.setattr(loaded().adapter, "graph", graph)
+        seeing = Seeing()
+        stream = loaded().stream(options, processor=seeing)
+        for second in range(4):
+            stream.step(chunk_of(second), "What now?" if second == 2 else None)
+        seen[graph] = torch.stack(seeing.seen)
+    torch.testing.assert_close(seen[True], seen[False], atol=2e-5, rtol=0)
+
+
 def plain(weight: torch.Tensor, hidden: torch.Tensor, penalty: float, held: torch.Tensor | None) -> int:
     scores = hidden @ weight.T
     if held is not None:

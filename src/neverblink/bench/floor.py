@@ -145,9 +145,8 @@ class Meter:
         hidden = forward()
         self.wait()
         took, w = time.perf_counter() - began, self._work
-        chunks = [
-            (tokens, past) for tokens, past in fed if tokens > 1
-        ]  # one token is a decode step; its floor is bytes
+        # One token is a decode step, whose floor is bytes.
+        chunks = [(tokens, past) for tokens, past in fed if tokens > 1]
         flops = sum(self.sizes.prefill_flops(tokens, past) for tokens, past in chunks)
         w = replace(w, fed=w.fed + sum(tokens for tokens, _ in chunks), prefill_flops=w.prefill_flops + flops)
         # A mixed call counts as the prefill that made it long.

@@ -512,6 +512,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--kv-budget", type=int, help="rows, for full")
     add("--dtype", help="float32, bfloat16 ... (default: chosen)")
     add("--device", help="cpu, cuda ... (default: chosen)")
+    add("--cuda-graph", action="store_true", help="decode steps of a single stream as a CUDA graph")
     add("--threads", type=int, help="of a CPU")
     add("--seed", type=int, default=default.seed, help="of the pictures")
     add("--json", type=Path, help="append a line a strategy to this file")
@@ -548,6 +549,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         with tempfile.TemporaryDirectory() as folder:
             model = load(args, Path(folder))
+        if args.cuda_graph:
+            if model.device != "cuda":
+                raise ConfigError(f"--cuda-graph is for a CUDA device and the model is on {model.device}; leave it out")
+            model.adapter.graph = True  # type: ignore[attr-defined]
         drive = round_robin if args.one_by_one else None
         for line, measured in run(model, args.strategies.split(","), work, tell=_tell, drive=drive):
             lines.append({**line, **facts})

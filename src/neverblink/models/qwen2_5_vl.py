@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from neverblink.errors import ModelError
 from neverblink.models import lean
 from neverblink.models.base import Greedy, Look, VisionBlock
 from neverblink.models.best import BestToken
+from neverblink.models.graph import DecodeStep
 from neverblink.models.int8 import quantise
 from neverblink.models.packed import packed_calls
 from neverblink.vision.pixels import PixelOptions, patchify
@@ -76,6 +78,8 @@ class Qwen25VL:
         self._sdpa = text._attn_implementation == "sdpa"
         self.lean = lean.can_run(self._lm)  # False takes the stock forward
         self._best: BestToken | None = None
+        self.graph = False  # one token of one stream through models/graph.py; for CUDA
+        self._steps: weakref.WeakKeyDictionary[Any, DecodeStep] = weakref.WeakKeyDictionary()  # of each stream's cache
 
     @property
     def device(self) -> torch.device:
@@ -139,6 +143,8 @@ class Qwen25VL:
         return self._lm.embed_tokens(ids.to(self.device))
 
     def forward(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        if self.graph and len(embeds) == 1:
+            return self._step_of(cache)(embeds, positions, cache.get_seq_length())
         if self.lean:
             seen = lean.mask(embeds, cache.get_seq_length(), self._shared)
 
@@ -157,6 +163,12 @@ class Qwen25VL:
             use_cache=True,
         )
         return out.last_hidden_state[0]
+
+    def _step_of(self, cache: Any) -> DecodeStep:
+        if cache not in self._steps:
+            layers = cache.layers
+            self._steps[cache] = DecodeStep(self._lm, [own.keys for own in layers], [own.values for own in layers])
+        return self._steps[cache]
 
     def forward_packed(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         if self.lean:
