@@ -149,3 +149,16 @@ def test_a_reader_that_leaves_frees_a_maker_that_waits() -> None:
     assert made == [0, 1, 2]
     with Ahead(items(), free=stuck.set) as ahead:
         assert list(range(10)) == [number for _, number in zip(range(10), ahead, strict=False)]
+
+
+def test_an_error_waits_behind_what_was_made_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield from (1, 2)
+        raise ModelError("no third")
+
+    with Ahead(items(), depth=5) as ahead:
+        ahead._thread.join()  # all is made before anything is read
+        assert [1, 2] == [next(ahead), next(ahead)]
+        for _ in range(2):  # whoever asks again gets the same answer
+            with pytest.raises(ModelError, match="no third"):
+                next(ahead)

@@ -267,6 +267,24 @@ def test_overload_is_bounded_and_told(
     assert life.said[-1][5] == (6 if overload == "skip" else 0)
 
 
+def test_a_chunk_that_is_dropped_takes_along_what_was_seen_of_it() -> None:
+    """The tower has looked at a waiting second already when a newer one pushes it out."""
+    engine = make_engine(1, pipeline=True)
+    lives = {0: join(engine, 0, overload="drop-oldest", most_waiting=1)}
+    engine.submit("0", chunk_of(0, 0, 2))
+    advance(engine, lives)
+    engine.submit("0", chunk_of(0, 1, 2))
+    while engine._member("0").seen is None:
+        assert engine._eyes is not None
+        engine._eyes.result()
+        advance(engine, lives)
+    engine.submit("0", chunk_of(0, 2, 2))
+    for _ in range(200):
+        advance(engine, lives)
+    assert not engine.has_work
+    assert [(0, 0), (2, 2)] == [(int(said[0]), said[5]) for said in lives[0].said]
+
+
 def test_the_latest_stream_goes_first() -> None:
     """Lateness is media time that waits, whatever the stream's own clock says."""
     engine = make_engine(3, pack_tokens=1)
