@@ -32,8 +32,8 @@ ARROWS = {
     "options": {"kv", "models.base", "script", "decoding"},
     "presets": {"options", "kv", "script", "decoding"},
     "stream": {"options", "kv", "models.base", "script", "decoding"},
-    "engine": {"stream", "options", "kv", "models.base", "script", "decoding"},
-    "model": {"stream", "options", "kv", "models", "script", "decoding", "sources", "arcade"},
+    "engine": {"stream", "options", "kv", "models.base", "script", "decoding", "sources"},
+    "model": {"stream", "engine", "options", "kv", "models", "script", "decoding", "sources", "arcade"},
     "training": {
         "stream",
         "options",
@@ -52,6 +52,7 @@ ARROWS = {
         "training",
         "stream",
         "options",
+        "presets",
         "model",
         "script",
         "models",

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from neverblink.errors import ConfigError, ModelError
 from neverblink.kv.relocate import Positions
 from neverblink.models import families
-from neverblink.models.base import Adapter
+from neverblink.models.base import Adapter, VisionBlock, answer
 from neverblink.models.bundled import BUNDLED, Card, read_card
 from neverblink.options import StreamOptions
 from neverblink.script import Script, ScriptOptions
 from neverblink.stream import Stream
-from neverblink.types import Caption
+from neverblink.types import Caption, Chunk
 
 if TYPE_CHECKING:
+    from neverblink.engine import Engine, Overload, Result
     from neverblink.sources.base import Source
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+    "int8": torch.int8,
+}
 
 
 class Model:
@@ -49,7 +57,7 @@ class Model:
         Args:
             name: "bundled", a folder in Hugging Face form, or a hub id such as "Qwen/Qwen2.5-VL-7B-Instruct".
             device: "cpu", "cuda", "cuda:1", "mps"; None chooses.
-            dtype: "float32", "bfloat16", ...; None chooses.
+            dtype: "float32", "bfloat16", ..., or on a CPU "int8": the decoder's products in bytes; None chooses.
             attn: "sdpa", "eager" or "flash_attention_2"; None chooses.
             revision: branch, tag or commit of a hub repository.
             time_grid: "stock", or a quirk of the public reference (see `Qwen25VL`).
@@ -131,6 +139,121 @@ class Model:
             fps=self.card.fps, policy=policy, policy_options={**own, **(policy_options or {})}, speak=speak
         )
 
+    def engine(
+        self,
+        options: Sequence[StreamOptions] = (),
+        script: ScriptOptions | None = None,
+        *,
+        max_streams: int | Literal["auto"] = "auto",
+        most_streams: int | None = None,
+        pipeline: bool | None = None,
+    ) -> Engine:
+        """Slots for many streams, see `neverblink.engine`; what is not given is what `stream` and `watch` take.
+
+        Raises:
+            BudgetError: the slots do not fit in memory.
+        """
+        from neverblink.engine import Engine
+        from neverblink.engine.memory import MOST
+
+        writer = Script(self.adapter.tokenizer, script or ScriptOptions(**self.card.script))
+        pipeline = self.device != "cpu" if pipeline is None else pipeline
+        return Engine(
+            self.adapter,
+            writer,
+            options or (self.options(),),
+            max_streams=max_streams,
+            most_streams=most_streams or MOST,
+            pipeline=pipeline,
+        )
+
+    def watch_many(
+        self,
+        sources: Mapping[str, str | os.PathLike[str]],
+        *,
+        max_streams: int | Literal["auto"] = "auto",
+        overload: Overload | None = None,
+        on_memory: Callable[[str], None] = lambda text: None,
+        fps: float | None = None,
+        policy: str = "streaming",
+        policy_options: Mapping[str, Any] | None = None,
+        positions: Positions = "contiguous",
+        seconds: float | None = None,
+        realtime: bool | Mapping[str, bool] = False,
+        start: float = 0.0,
+        end: float | None = None,
+        seed: int | None = None,
+        max_tokens_per_second: int | None = None,
+        temperature: float | None = None,
+        query: str | None = None,
+        questions: Mapping[float, str] | None = None,
+        on_event: Callable[[str, str, str, float], None] = lambda *_: None,
+        pipeline: bool | None = None,
+    ) -> Iterator[Result]:
+        """Watch several sources at once, their tokens packed into common forwards; each is told as if it were alone.
+
+        Args:
+            sources: stream id -> name. The other arguments are those of `watch`, of every source.
+            max_streams: slots of memory; "auto" takes as many as fit, but not more than there are sources.
+            overload: what becomes of a second that comes before the one before it was begun: "drop-oldest" and "skip"
+                lose frames and count them in the next caption, "slow" lets the source wait. None: live sources and
+                such in real time drop their oldest, files wait.
+            on_memory: is told the arithmetic of the memory.
+            realtime: of all, or stream id -> of one.
+            seed: of the first stream; the others count on.
+            on_event: told (stream id, type, text, media seconds), in the caller's thread.
+
+        Yields:
+            Results: a caption, or the error with which a source ended; the others go on.
+
+        Raises:
+            BudgetError: more sources than slots. SourceRefused: nothing was decoded of one.
+        """
+        from neverblink.engine.watch import Ears, watch_sources
+        from neverblink.sources import open_source
+        from neverblink.sources.base import SourceOptions
+
+        options = self._options(fps, policy, policy_options, positions, seed, max_tokens_per_second, temperature)
+        script = ScriptOptions(**(self.card.script if query is None else {**self.card.script, "query": query}))
+        engine = self.engine([options], script, max_streams=max_streams, most_streams=len(sources), pipeline=pipeline)
+        on_memory(engine.memory.text())
+        ears = {name: Ears() for name in sources}
+        with ExitStack() as stack:
+            stack.callback(engine.close)
+            opened = {}
+            for i, (name, source) in enumerate(sources.items()):
+                paced = realtime if isinstance(realtime, bool) else realtime.get(name, False)
+                wanted = SourceOptions(options.fps, paced, start, end, on_event=ears[name])
+                opened[name] = stack.enter_context(open_source(source, wanted))
+                live = opened[name].info.live or paced
+                engine.add(
+                    name,
+                    seed=None if seed is None else seed + i,
+                    overload=overload or ("drop-oldest" if live else "slow"),
+                    most_waiting=1,
+                )
+            yield from watch_sources(engine, opened, ears=ears, seconds=seconds, questions=questions, on_event=on_event)
+
+    def _options(
+        self,
+        fps: float | None,
+        policy: str,
+        policy_options: Mapping[str, Any] | None,
+        positions: Positions,
+        seed: int | None,
+        max_tokens_per_second: int | None,
+        temperature: float | None,
+    ) -> StreamOptions:
+        """The checkpoint's own options with those on top that were given."""
+        options = self.options(policy, policy_options)
+        given: dict[str, Any] = {
+            "max_tokens_per_second": max_tokens_per_second,
+            "temperature": temperature,
+            "seed": seed,
+        }
+        speak = replace(options.speak, **{k: v for k, v in given.items() if v is not None})
+        return replace(options, fps=fps or options.fps, positions=positions, speak=speak)
+
     def watch(
         self,
         source: str | os.PathLike[str] | Source,
@@ -149,6 +272,7 @@ class Model:
         query: str | None = None,
         questions: Mapping[float, str] | Callable[[float], str | None] | None = None,
         on_event: Callable[[str, str, float], None] | None = None,
+        pipeline: bool | None = None,
     ) -> Iterator[Caption]:
         """Watch a source, one caption a second.
 
@@ -160,6 +284,9 @@ class Model:
             questions: media second -> question, asked with the first chunk that ends at or after it; or a function
                 that is given the end of each chunk before the model sees it, and returns a question or None.
             on_event: told (type, text, media seconds) of what happens to the source.
+            pipeline: read and encode the next chunk while this one is spoken, in a second thread, which then also
+                calls a `questions` function and the listener of an opened Source. The captions are the same. None:
+                on a GPU yes, on a CPU no.
 
         Yields:
             Captions, as soon as each is spoken.
@@ -168,36 +295,54 @@ class Model:
             SourceRefused: nothing was decoded. SourceDamaged: after the last good caption.
         """
         from neverblink.sources import open_source
+        from neverblink.sources.ahead import Ahead
         from neverblink.sources.base import SourceOptions
         from neverblink.sources.chunks import chunks
 
-        options = self.options(policy, policy_options)
-        given: dict[str, Any] = {
-            "max_tokens_per_second": max_tokens_per_second,
-            "temperature": temperature,
-            "seed": seed,
-        }
-        speak = replace(options.speak, **{k: v for k, v in given.items() if v is not None})
-        options = replace(options, fps=fps or options.fps, positions=positions, speak=speak)
+        options = self._options(fps, policy, policy_options, positions, seed, max_tokens_per_second, temperature)
         script = self.card.script if query is None else {**self.card.script, "query": query}
+        pipeline = self.device != "cpu" if pipeline is None else pipeline
+        ahead: Ahead[tuple[Chunk, str | None, VisionBlock | None]] | None = None
+
+        def tell(kind: str, text: str, at: float) -> None:
+            if ahead is not None:
+                ahead.tell(kind, text, at)
+            elif on_event is not None:
+                on_event(kind, text, at)
+
         waiting = [] if callable(questions) else sorted((questions or {}).items())
         if seconds is not None and seconds <= 0:
             raise ConfigError(f"seconds must be above 0, got {seconds}")
         if isinstance(source, str | os.PathLike):
-            quiet: Callable[[str, str, float], None] = lambda *_: None  # noqa: E731  a named nothing
-            wanted = SourceOptions(fps=options.fps, realtime=realtime, start=start, end=end, on_event=on_event or quiet)
+            wanted = SourceOptions(fps=options.fps, realtime=realtime, start=start, end=end, on_event=tell)
             source = open_source(source, wanted)
         stream = self.stream(options, ScriptOptions(**script))
-        with source:
+
+        @torch.inference_mode()
+        def see(chunk: Chunk) -> VisionBlock:
+            block: VisionBlock = answer(self.adapter, options.look(chunk))
+            return block
+
+        def second_by_second(source: Source) -> Iterator[tuple[Chunk, str | None, VisionBlock | None]]:
             first = None
             for chunk in chunks(source, options.fps, options.chunk_seconds):
                 first = chunk.start if first is None else first
                 question = questions(chunk.end) if callable(questions) else None
                 if waiting and waiting[0][0] <= chunk.end:
                     question = waiting.pop(0)[1]
-                yield stream.step(chunk, question)
+                yield chunk, question, see(chunk) if pipeline else None
                 if seconds is not None and chunk.end - first >= seconds - 1e-6:
                     break
+
+        with source:
+            coming = second_by_second(source)
+            if not pipeline:
+                for chunk, question, _ in coming:
+                    yield stream.step(chunk, question)
+                return
+            with Ahead(coming, on_note=on_event or (lambda *_: None), free=source.close) as ahead:
+                for chunk, question, seen in ahead:
+                    yield stream.step(chunk, question, seen=seen)
 
 
 def find(name: str | os.PathLike[str], revision: str | None = None) -> tuple[Path, str]:
@@ -247,6 +392,9 @@ def choose_dtype(asked: str | torch.dtype | None, device: str | None = None) -> 
         wanted = str(asked).removeprefix("torch.")
         if wanted not in DTYPES:
             raise ConfigError(f"no dtype {wanted!r}; known: {', '.join(DTYPES)}")
+        where = choose_device(device)[1]
+        if wanted == "int8" and where.split(":")[0] != "cpu":
+            raise ConfigError(f"dtype int8 is for a CPU and the device is {where}; use bfloat16 there")
         return "dtype", wanted, "asked for"
     if choose_device(device)[1] == "cpu":
         return "dtype", "float32", "on a CPU bfloat16 decodes slower than float32"

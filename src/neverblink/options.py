@@ -9,7 +9,7 @@ from neverblink.decoding.speak import SpeakOptions
 from neverblink.errors import BudgetError, ConfigError
 from neverblink.kv.policies import Coming, Shape, make_policy
 from neverblink.kv.relocate import Positions
-from neverblink.models.base import Adapter
+from neverblink.models.base import Adapter, Look
 from neverblink.script import Script
 from neverblink.types import Chunk, Kind, Piece
 
@@ -53,6 +53,16 @@ class StreamOptions:
     def reserve(self) -> int:
         """Rows kept free for a question, its marks (16) and its answer."""
         return self.question_tokens + 16 + self.speak.answer_tokens
+
+    def look(self, chunk: Chunk) -> Look:
+        """What the vision tower is asked about a chunk; it depends on nothing that the stream holds.
+
+        Raises:
+            ConfigError: the chunk is empty.
+        """
+        if not chunk.frames:
+            raise ConfigError(f"chunk {chunk.start}-{chunk.end} s holds no frame; skip it")
+        return Look([frame.pixels for frame in chunk.frames], self.fps)
 
     def most_tokens(self, seconds: float) -> int:
         """The most tokens that a chunk of this length may say."""

@@ -24,7 +24,7 @@ from neverblink.kv.policies import check_room, make_policy
 from neverblink.kv.relocate import relocate
 from neverblink.kv.table import Rows, Table
 from neverblink.kv.undo import undone_on_error
-from neverblink.models.base import Adapter, Feed, Look, Steps, VisionBlock, drive
+from neverblink.models.base import Adapter, Feed, Greedy, Steps, VisionBlock, drive
 from neverblink.options import StreamOptions
 from neverblink.script import Script
 from neverblink.types import Caption, Chunk, Kind, Piece, WhyStopped
@@ -64,30 +64,32 @@ class Stream:
         self.table.append(script.opening(), turn=-1, time=0.0)
 
     @torch.inference_mode()
-    def step(self, chunk: Chunk, question: str | None = None, *, remember: bool = False) -> Caption:
+    def step(
+        self, chunk: Chunk, question: str | None = None, *, remember: bool = False, seen: VisionBlock | None = None
+    ) -> Caption:
         """Watch one chunk and say what happens in it.
 
         Args:
             question: answered after the commentary, from what the stream holds; leaves no trace in the stream...
-            remember: ...unless this is set.
+            remember: ...unless this is set. seen: the chunk's pictures, where they were encoded ahead.
 
         Raises:
             BudgetError: the chunk does not fit, whatever is dropped. The stream goes on as if it had not come.
         """
-        return drive(self.adapter, self.steps(chunk, question, remember=remember))
+        return drive(self.adapter, self.steps(chunk, question, remember=remember, seen=seen))
 
     @torch.inference_mode()
     def ask(self, question: str, *, remember: bool = False) -> str:
         """Answer from what the stream holds now. Costs no copy: the rows are appended, read, and cut off again."""
         return drive(self.adapter, self.answer_steps(question, remember=remember))
 
-    def steps(self, chunk: Chunk, question: str | None = None, *, remember: bool = False) -> Steps[Caption]:
+    def steps(
+        self, chunk: Chunk, question: str | None = None, *, remember: bool = False, seen: VisionBlock | None = None
+    ) -> Steps[Caption]:
         """`step` for a driver that answers the requests of many streams; run it under `torch.inference_mode()`."""
-        if not chunk.frames:
-            raise ConfigError(f"chunk {chunk.start}-{chunk.end} s holds no frame; skip it")
         seconds: dict[str, float] = {}
         with timed(seconds, "see"):
-            vision: VisionBlock = yield Look([f.pixels for f in chunk.frames], self.options.fps)
+            vision: VisionBlock = seen or (yield self.options.look(chunk))
         pieces = self.script.turn(chunk.start, chunk.end, vision.tokens, first=self.turn == 0)
         with timed(seconds, "make_room"):
             self._make_room(chunk, pieces)
@@ -152,8 +154,8 @@ class Stream:
 
     def _read(
         self, pieces: list[Piece], vision: VisionBlock | None, end: float, turn: int | None = None
-    ) -> Steps[torch.Tensor]:
-        """Append a turn and feed it; returns the logits [vocabulary] of its last token."""
+    ) -> Steps[torch.Tensor | int]:
+        """Append a turn and feed it; returns the logits [vocabulary] of its last token, or the token they come to."""
         turn = self.turn if turn is None else turn
         if self.turn and self.table.ids[self.table.m - 1] != self.script.newline_id:
             self.table.append([self.script.close()], turn=self.turn - 1, time=self.end)
@@ -163,12 +165,12 @@ class Stream:
         return (yield from self._feed())
 
     def _speak(
-        self, logits: torch.Tensor, most: int, end: float, turn: int | None = None
+        self, logits: torch.Tensor | int, most: int, end: float, turn: int | None = None
     ) -> Steps[tuple[list[int], WhyStopped]]:
         """Say up to `most` tokens; the last one stays pending and is fed with the next turn."""
         turn, said = self.turn if turn is None else turn, []
         while True:
-            token = self.sampler.pick(logits, self._context)
+            token = logits if isinstance(logits, int) else self.sampler.pick(logits, self._context)
             said.append(token)
             kind = Kind.CLOSE if token == self.script.end_id else Kind.SAID
             self.table.append([Piece(kind, (token,))], turn=turn, time=end)
@@ -179,18 +181,19 @@ class Stream:
             self.table.append([Piece(Kind.CLOSE, (self.script.end_id,))], turn=turn, time=end)
         return said, "end" if token in self.adapter.stop_ids else "length"
 
-    def _feed(self) -> Steps[torch.Tensor]:
-        """Feed every pending row; the logits [vocabulary] of the last one."""
+    def _feed(self) -> Steps[torch.Tensor | int]:
+        """Feed every pending row; what `_read` returns."""
         table, a, b = self.table, self.table.n, self.table.m
         positions = torch.from_numpy(table.place_pending(b).T.astype(np.float32))
         embeds = self.adapter.embed(torch.from_numpy(table.ids[a:b].copy()))
         for turn, at, cells in table.vision_cells(a, b):
             embeds[torch.from_numpy(at)] = self.embeds[turn][torch.from_numpy(cells)]
-        logits: torch.Tensor = yield Feed(embeds, positions, self.cache)
+        greedy = Greedy(self.options.speak.repetition_penalty, self._context) if self.sampler.is_greedy else None
+        logits: torch.Tensor | int = yield Feed(embeds, positions, self.cache, greedy)
         table.commit(b)
         return logits
 
     def _context(self) -> torch.Tensor:
         """Held ids that a repetition penalty looks at."""
-        rows = self.rows()
-        return torch.from_numpy(rows.ids.copy() if self.options.penalise_vision else rows.ids[rows.cells < 0])
+        ids, cells = self.table.ids[: self.table.m], self.table.cells[: self.table.m]
+        return torch.from_numpy(ids.copy() if self.options.penalise_vision else ids[cells < 0])

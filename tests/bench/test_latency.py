@@ -320,6 +320,21 @@ class TestRuns:
             alone.append(" ".join(caption.text for caption in words))
         assert alone == [" ".join(captions[i].text for captions in seen) for i in (0, 1)]
 
+    def test_several_streams_go_through_the_engine(self) -> None:
+        """Packed forwards, the same work as in turns, stages that fill the wall time, and one arena for all."""
+        work = Workload(12, streams=3, size=(84, 56), tokens=4, windows=WINDOWS, ask_every=4.0)
+        [(line, packed)] = run(toy(), ["streaming"], work, RATES)
+        [(turns, plain)] = run(toy(), ["streaming"], work, RATES, drive=round_robin)
+        assert (True, False) == (line["packed"], turns["packed"])
+        for column in ("fed", "prefill_flops", "vision_tokens", "vision_flops", "rows", "end"):
+            np.testing.assert_array_equal(plain.steps[column], packed.steps[column], column)
+        stages = sum(packed.steps[name] for name in ("vision", "make_room", "prefill", "speak"))
+        np.testing.assert_allclose(stages, packed.steps["wall"])
+        assert all((packed.steps[name] > 0).all() for name in ("vision", "prefill", "speak"))
+        assert 3 == line["questions"] == turns["questions"]
+        assert packed.reserved == plain.reserved
+        assert packed.steps["ttft"][3] > 0
+
     def test_pictures_move_and_are_the_same_for_a_seed(self) -> None:
         one, two = (MovingPictures((60, 40), 2.0, seed=3) for _ in range(2))
         a, b = one.chunk(5).frames

@@ -57,7 +57,9 @@ def test_captions_go_to_stdout_and_to_the_files(
 def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = "watch x.mp4 --model there --device cpu --dtype float32 --attn eager --revision r1 --fps 4 --seconds 2"
     arguments += " --policy sliding --vision-window 8 --positions native --seed 3 --temperature 0.5 --start 1 --end 9"
-    assert main([*arguments.split(), "--realtime", "--ask", "1.5:Who leads?", "--query", "the score"]) == 0
+    assert (
+        main([*arguments.split(), "--realtime", "--pipeline", "--ask", "1.5:Who leads?", "--query", "the score"]) == 0
+    )
     assert scripted.loaded == [("there", {"device": "cpu", "dtype": "float32", "attn": "eager", "revision": "r1"})]
     assert scripted.watched[0] == {
         "source": "x.mp4",
@@ -74,6 +76,7 @@ def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: py
         "questions": {1.5: "Who leads?"},
         "query": "the score",
         "max_tokens_per_second": None,
+        "pipeline": True,
     }
     assert "[00:00:01] answer: I do not know.\n" in capsys.readouterr().out
 

@@ -34,14 +34,21 @@ from tests.engine.crowd import (
 
 
 @pytest.mark.parametrize(
-    ("dtype", "packed"),
-    [("float64", True), ("float64", False), ("float32", True)],
-    ids=["float64-packed", "float64-plain", "float32-packed"],
+    ("dtype", "how"),
+    [
+        ("float64", {"packed": True}),
+        ("float64", {"packed": False}),
+        ("float64", {"packed": True, "pipeline": True}),
+        ("float64", {"packed": False, "pipeline": True}),
+        ("float32", {"packed": True}),
+        ("float32", {"packed": True, "pipeline": True}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(k for k, on in value.items() if on) or "plain",
 )
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_a_crowd_says_what_each_says_alone(count: int, dtype: str, packed: bool) -> None:
+def test_a_crowd_says_what_each_says_alone(count: int, dtype: str, how: dict[str, bool]) -> None:
     """Ragged chunks, every policy, samplers of their own, questions with the chunks."""
-    engine = make_engine(count, dtype, packed=packed)
+    engine = make_engine(count, dtype, **how)
     lives = {index: join(engine, index) for index in range(count)}
     for second in range(5):
         play(engine, lives, second)
@@ -57,7 +64,7 @@ def test_a_crowd_says_what_each_says_alone(count: int, dtype: str, packed: bool)
 @given(data=st.data())
 def test_who_comes_and_goes_touches_nobody_else(data: st.DataObject) -> None:
     """Streams join and leave in the middle of a round, take over each other's slots, and get rounds in any number."""
-    engine = make_engine(3, pack_tokens=data.draw(st.sampled_from([1, 30, 1024])))
+    engine = make_engine(3, pack_tokens=data.draw(st.sampled_from([1, 30, 1024])), pipeline=data.draw(st.booleans()))
     lives: dict[int, Life] = {}
     born: dict[int, int] = {}
     cut: set[int] = set()
@@ -159,12 +166,14 @@ class Faulty:
         return hidden
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "plain"])
+@pytest.mark.parametrize(
+    "how", [{"packed": True}, {"packed": False}, {"pipeline": True}], ids=["packed", "plain", "pipeline"]
+)
 @pytest.mark.parametrize("fault", ["encode", "nan", "budget", "forward"])
-def test_a_stream_that_fails_ends_alone(fault: str, packed: bool) -> None:
+def test_a_stream_that_fails_ends_alone(fault: str, how: dict[str, bool]) -> None:
     """Its error is told, its slot is free for the next, and what it held is as it was before the chunk."""
     adapter = Faulty(model().adapter)
-    engine = make_engine(3, adapter=adapter, packed=packed)
+    engine = make_engine(3, adapter=adapter, **how)
     full = {"policy": "full", "policy_options": {"kv_budget": 190}} if fault == "budget" else {}
     lives = {index: join(engine, index, **(full if index == 1 else {})) for index in range(3)}
     for second in range(2):
@@ -229,6 +238,7 @@ def test_a_refused_call_touches_nobody() -> None:
         assert_same(alone(index, range(1)), life)
 
 
+@pytest.mark.parametrize("pipeline", [False, True])
 @pytest.mark.parametrize(
     ("overload", "taken", "watched", "dropped"),
     [
@@ -237,9 +247,11 @@ def test_a_refused_call_touches_nobody() -> None:
         ("slow", [True, True, False, False, False], [0, 1], [0, 0]),
     ],
 )
-def test_overload_is_bounded_and_told(overload: str, taken: list[bool], watched: list[int], dropped: list[int]) -> None:
+def test_overload_is_bounded_and_told(
+    overload: str, taken: list[bool], watched: list[int], dropped: list[int], pipeline: bool
+) -> None:
     """Five seconds of two frames come at once, and two may wait."""
-    engine = make_engine(1)
+    engine = make_engine(1, pipeline=pipeline)
     life = join(engine, 0, overload=overload, most_waiting=2)
     questions = ["Who is it?", None, None, None, None]
     assert taken == [engine.submit("0", chunk_of(0, s, 2), questions[s]) for s in range(5)]
@@ -253,6 +265,24 @@ def test_overload_is_bounded_and_told(overload: str, taken: list[bool], watched:
     engine.submit("0", chunk_of(0, 5, 2))
     run(engine, {0: life})
     assert life.said[-1][5] == (6 if overload == "skip" else 0)
+
+
+def test_a_chunk_that_is_dropped_takes_along_what_was_seen_of_it() -> None:
+    """The tower has looked at a waiting second already when a newer one pushes it out."""
+    engine = make_engine(1, pipeline=True)
+    lives = {0: join(engine, 0, overload="drop-oldest", most_waiting=1)}
+    engine.submit("0", chunk_of(0, 0, 2))
+    advance(engine, lives)
+    engine.submit("0", chunk_of(0, 1, 2))
+    while engine._member("0").seen is None:
+        assert engine._eyes is not None
+        engine._eyes.result()
+        advance(engine, lives)
+    engine.submit("0", chunk_of(0, 2, 2))
+    for _ in range(200):
+        advance(engine, lives)
+    assert not engine.has_work
+    assert [(0, 0), (2, 2)] == [(int(said[0]), said[5]) for said in lives[0].said]
 
 
 def test_the_latest_stream_goes_first() -> None:

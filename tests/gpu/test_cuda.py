@@ -44,3 +44,45 @@ def test_cuda_stages_hold_their_own_work_and_the_peak_is_known() -> None:
     assert (stages[2:] > 0.5 * measured.steps["wall"][2:]).all()
     assert ("cuda", "bfloat16") == (line["device"], line["dtype"])
     assert line["device_mb_max"] * 1e6 > measured.sizes.bytes_per_token + measured.reserved
+
+
+def test_the_decode_graph_says_what_the_plain_decoder_says() -> None:
+    """Float32, two streams with graphs of their own, eviction and a question in between: the same words."""
+    options = StreamOptions(
+        fps=4.0,
+        policy_options={"sink_tokens": 8, "text_window": 8, "vision_seconds": 3.0},
+        speak=SpeakOptions(max_tokens_per_second=6),
+    )
+    plot = Plot(
+        tuple([Second((56, 84), 2, (), None, False)] * 12), "streaming", {}, "contiguous", 200.0, "system", "", 0.0, 0
+    )
+    said = []
+    for graph in (False, True):
+        model = Model.from_pretrained(toy_checkpoint(), device="cuda", dtype="float32")
+        model.adapter.graph = graph  # type: ignore[attr-defined]
+        streams = [model.stream(options) for _ in range(2)]
+        question = {5: "What now?"}
+        steps = [stream.step(chunk_of(plot, i), question.get(i)) for i in range(12) for stream in streams]
+        said.append([(caption.text, caption.answer, caption.kv_tokens) for caption in steps])
+    assert said[0] == said[1]
+
+
+def test_packed_streams_say_what_each_says_alone() -> None:
+    model = Model.from_pretrained(toy_checkpoint(), device="cuda", dtype="float32")
+    options = StreamOptions(fps=4.0, speak=SpeakOptions(max_tokens_per_second=6))
+    plot = Plot(
+        tuple([Second((56, 84), 2, (), None, False)] * 6), "streaming", {}, "contiguous", 200.0, "system", "", 0.0, 0
+    )
+    alone = model.stream(options)
+    expected = [alone.step(chunk_of(plot, i)).text for i in range(6)]
+    for pipeline in (False, True):
+        engine = model.engine([options], max_streams=3, pipeline=pipeline)
+        for name in "abc":
+            engine.add(name, overload="slow", most_waiting=6)
+            for i in range(6):
+                assert engine.submit(name, chunk_of(plot, i))
+        told: dict[str, list[str]] = {name: [] for name in "abc"}
+        for result in engine.run():
+            assert result.caption is not None, result.error
+            told[result.stream_id].append(result.caption.text)
+        assert dict.fromkeys("abc", expected) == told

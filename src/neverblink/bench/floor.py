@@ -83,6 +83,9 @@ class Work:
     prefill_flops: int = 0
     vision_tokens: int = 0
     vision_flops: int = 0
+    vision: float = 0.0  # wall seconds in the tower, in prefills and in decode steps
+    prefill: float = 0.0
+    decode: float = 0.0
 
 
 class Meter:
@@ -100,6 +103,7 @@ class Meter:
         self.sizes, self.wait = Sizes(adapter), wait or waits_for(adapter.device)
         self.adapter: Any = copy.copy(adapter)
         vars(self.adapter).update(encode=self._encode, forward=self._forward)
+        vars(self.adapter).update(encode_packed=self._encode_packed, forward_packed=self._forward_packed)
         self._plain, self._work = adapter, Work()
 
     def take(self) -> Work:
@@ -108,21 +112,45 @@ class Meter:
         return work
 
     def _encode(self, frames: Any, fps: float) -> Any:
-        block = self._plain.encode(frames, fps)
+        return self._seen(lambda: [self._plain.encode(frames, fps)])[0]
+
+    def _encode_packed(self, looks: Any) -> Any:
+        return self._seen(lambda: self._plain.encode_packed(looks))
+
+    def _seen(self, encode: Callable[[], list[Any]]) -> list[Any]:
+        began = time.perf_counter()
+        blocks = encode()
         self.wait()
-        patches = block.tokens * self.adapter.pixels.merge**2
-        more = self.sizes.vision_flops(block.tokens, patches)
-        w = self._work
-        self._work = replace(w, vision_tokens=w.vision_tokens + block.tokens, vision_flops=w.vision_flops + more)
-        return block
+        tokens = sum(block.tokens for block in blocks)
+        more, w = self.sizes.vision_flops(tokens, tokens * self.adapter.pixels.merge**2), self._work
+        self._work = replace(
+            w,
+            vision_tokens=w.vision_tokens + tokens,
+            vision_flops=w.vision_flops + more,
+            vision=w.vision + time.perf_counter() - began,
+        )
+        return blocks
 
     def _forward(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        tokens, past = embeds.shape[0], cache.get_seq_length()
-        hidden = self._plain.forward(embeds, positions, cache)
+        fed = [(embeds.shape[0], cache.get_seq_length())]
+        return self._read(fed, lambda: self._plain.forward(embeds, positions, cache))
+
+    def _forward_packed(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        fed = [(s.end - s.start, s.rows - (s.end - s.start)) for s in cache.segments]
+        return self._read(fed, lambda: self._plain.forward_packed(embeds, positions, cache))
+
+    def _read(self, fed: list[tuple[int, int]], forward: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Args: fed: tokens of each stream, and the rows before them."""
+        began = time.perf_counter()
+        hidden = forward()
         self.wait()
-        if tokens > 1:  # one token is a decode step, whose floor is bytes
-            w, flops = self._work, self.sizes.prefill_flops(tokens, past)
-            self._work = replace(w, fed=w.fed + tokens, prefill_flops=w.prefill_flops + flops)
+        took, w = time.perf_counter() - began, self._work
+        # One token is a decode step, whose floor is bytes.
+        chunks = [(tokens, past) for tokens, past in fed if tokens > 1]
+        flops = sum(self.sizes.prefill_flops(tokens, past) for tokens, past in chunks)
+        w = replace(w, fed=w.fed + sum(tokens for tokens, _ in chunks), prefill_flops=w.prefill_flops + flops)
+        # A mixed call counts as the prefill that made it long.
+        self._work = replace(w, prefill=w.prefill + took) if chunks else replace(w, decode=w.decode + took)
         return hidden
 
 

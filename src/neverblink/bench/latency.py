@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from neverblink.bench.floor import Meter, Rates, Sizes, measure_rates
+from neverblink.bench.floor import Meter, Rates, Sizes, Work, measure_rates
 from neverblink.bench.latency_report import check_plot, plot, table
 from neverblink.decoding.speak import Sampler, SpeakOptions
+from neverblink.engine import Engine
 from neverblink.errors import BudgetError, ConfigError, MissingExtra, NeverblinkError
 from neverblink.kv.policies import make_policy, policies
 from neverblink.script import Script, ScriptOptions
@@ -44,6 +45,7 @@ STEP: Any = np.dtype(
 )
 QUESTION = "What happens now?"
 Drive = Callable[[Sequence[Stream], Sequence[Chunk]], list[Caption]]
+Ask = Callable[[Sequence[Stream]], float]  # wall seconds to the first token of an answer of the first stream
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,10 @@ class Unending(Sampler):
         script = stream.script
         self._never = sorted({*stream.adapter.stop_ids, script.end_id, script.pad_id, *script.silence_ids[-1:]})
 
+    @property
+    def is_greedy(self) -> bool:
+        return False  # the best one may be a stop
+
     def pick(self, logits: torch.Tensor, context: Any) -> int:
         logits = logits.clone()
         logits[self._never] = -torch.inf
@@ -138,6 +144,35 @@ def round_robin(streams: Sequence[Stream], chunks: Sequence[Chunk]) -> list[Capt
     return [stream.step(chunk) for stream, chunk in zip(streams, chunks, strict=True)]
 
 
+class Packed:
+    """Several streams through the engine, their tokens in common forwards.
+
+    Args:
+        adapter: a metered one.
+    """
+
+    def __init__(self, adapter: Any, script: Script, options: StreamOptions, count: int):
+        self.engine = Engine(adapter, script, [options], max_streams=count)
+        self.streams = [self.engine.add(str(i), overload="slow") for i in range(count)]
+
+    def drive(self, streams: Sequence[Stream], chunks: Sequence[Chunk]) -> list[Caption]:
+        for i, chunk in enumerate(chunks):
+            self.engine.submit(str(i), chunk)
+        said: dict[str, Caption] = {}
+        for result in self.engine.run():
+            if result.error is not None:
+                raise result.error
+            assert result.caption is not None, "nothing was asked"
+            said[result.stream_id] = result.caption
+        return [said[str(i)] for i in range(len(chunks))]
+
+    def ask(self, streams: Sequence[Stream]) -> float:
+        self.engine.ask("0", QUESTION)
+        [result] = self.engine.run()
+        assert result.ttft is not None, "an answer has a first token"
+        return result.ttft
+
+
 def options_for(model: Model, strategy: str, work: Workload) -> StreamOptions:
     """How a strategy's streams remember and speak."""
     from dataclasses import fields
@@ -158,12 +193,16 @@ def warm_up_of(model: Model, work: Workload) -> int:
 
 
 def measure(
-    model: Model, strategy: str, work: Workload, drive: Drive = round_robin, tell: Callable[[str], None] | None = None
+    model: Model,
+    strategy: str,
+    work: Workload,
+    drive: Drive | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Measured:
     """Watch made-up streams with one strategy and time every chunk; a full cache ends the run.
 
     Args:
-        drive: how several streams share the model.
+        drive: how several streams share the model; None is the engine for several, and one after the other for one.
         tell: is told about progress, ten times a run.
 
     Raises:
@@ -178,7 +217,13 @@ def measure(
     options = options_for(model, strategy, work)
     rounds = math.floor(work.seconds / options.chunk_seconds)
     script = Script(model.adapter.tokenizer, ScriptOptions(**model.card.script))
-    streams = [Stream(meter.adapter, script, options) for _ in range(work.streams)]
+    ask: Ask = _first_token_seconds
+    if drive is None and work.streams > 1:
+        packed = Packed(meter.adapter, script, options, work.streams)
+        streams, drive, ask = packed.streams, packed.drive, packed.ask
+    else:
+        streams = [Stream(meter.adapter, script, options) for _ in range(work.streams)]
+        drive = drive or round_robin
     for stream in streams:
         stream.sampler = Unending(stream)
     pictures = [MovingPictures(work.size, options.fps, work.seed + i) for i in range(work.streams)]
@@ -202,30 +247,36 @@ def measure(
             ended, steps = f"after {i} s: {str(error).splitlines()[0]}", steps[:i]
             break
         done = meter.take()
-        _write(step, captions, done.fed, done.prefill_flops, done.vision_tokens, done.vision_flops)
+        _write(step, captions, done)
         if work.ask_every and chunks[0].end >= question_due:
             question_due += work.ask_every
-            step["ttft"] = _first_token_seconds(streams[0])
+            step["ttft"] = ask(streams)
             meter.take()
         step["rss"] = process.memory_info().rss
         if tell and (i + 1) % max(1, rounds // 10) == 0:
             tell(f"{strategy}: {i + 1} of {rounds} s, {step['rows']} KV rows, {step['wall'] * 1e3:.1f} ms a round")
     peak = torch.cuda.max_memory_allocated(model.adapter.device) if on_cuda else 0
-    reserved = sum(stream.arena.nbytes for stream in streams)
+    reserved = sum(arena.nbytes for arena in {id(stream.arena): stream.arena for stream in streams}.values())
     return Measured(steps, warm_up_of(model, work), options.frames, meter.sizes, reserved, peak, ended)
 
 
-def _write(step: Any, captions: Sequence[Caption], *work: int) -> None:
-    for column, stage in (("vision", "see"), ("make_room", "make_room"), ("prefill", "read"), ("speak", "speak")):
-        step[column] = sum(caption.seconds[stage] for caption in captions)
+def _write(step: Any, captions: Sequence[Caption], work: Work) -> None:
+    # A stage of a packed stream waits for the others', so there the model's own time counts; the rest is speaking's.
+    step["make_room"] = sum(caption.seconds["make_room"] for caption in captions)
+    if len(captions) == 1:
+        for column, stage in (("vision", "see"), ("prefill", "read"), ("speak", "speak")):
+            step[column] = captions[0].seconds[stage]
+    else:
+        step["vision"], step["prefill"] = work.vision, work.prefill
+        step["speak"] = step["wall"] - step["make_room"] - work.vision - work.prefill
     step["end"], step["rows"] = captions[0].end, max(caption.kv_tokens for caption in captions)
-    for column, value in zip(("fed", "prefill_flops", "vision_tokens", "vision_flops"), work, strict=True):
-        step[column] = value
+    for column in ("fed", "prefill_flops", "vision_tokens", "vision_flops"):
+        step[column] = getattr(work, column)
 
 
-def _first_token_seconds(stream: Stream) -> float:
+def _first_token_seconds(streams: Sequence[Stream]) -> float:
     began = time.perf_counter()
-    stream.ask(QUESTION)
+    streams[0].ask(QUESTION)
     return time.perf_counter() - began
 
 
@@ -386,6 +437,7 @@ def run(
                 "size": "{}x{}".format(*work.size),
                 "policy_options": options.policy_options,
                 "positions": options.positions,
+                "packed": work.streams > 1 and how.get("drive") is None,
                 **summary(measured, work, rates),
                 "series": series(measured, work),
             },
@@ -447,6 +499,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--strategies", default=",".join(STRATEGIES), help=f"(default {','.join(STRATEGIES)})")
     add("--seconds", type=float, default=default.seconds, help=f"of video (default {default.seconds:g})")
     add("--streams", type=int, default=default.streams, help=f"that share the model (default {default.streams})")
+    add("--one-by-one", action="store_true", help="several streams in turns, not packed by the engine")
     add("--fps", type=float, default=default.fps, help="frames a second (default: the model's own)")
     add("--size", type=_size, default=default.size, help="of the pictures (default {}x{})".format(*default.size))
     add("--tokens", type=int, default=default.tokens, help=f"said about each second (default {default.tokens})")
@@ -459,6 +512,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--kv-budget", type=int, help="rows, for full")
     add("--dtype", help="float32, bfloat16 ... (default: chosen)")
     add("--device", help="cpu, cuda ... (default: chosen)")
+    add("--cuda-graph", action="store_true", help="decode steps of a single stream as a CUDA graph")
     add("--threads", type=int, help="of a CPU")
     add("--seed", type=int, default=default.seed, help="of the pictures")
     add("--json", type=Path, help="append a line a strategy to this file")
@@ -495,7 +549,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         with tempfile.TemporaryDirectory() as folder:
             model = load(args, Path(folder))
-        for line, measured in run(model, args.strategies.split(","), work, tell=_tell):
+        if args.cuda_graph:
+            if model.device != "cuda":
+                raise ConfigError(f"--cuda-graph is for a CUDA device and the model is on {model.device}; leave it out")
+            model.adapter.graph = True  # type: ignore[attr-defined]
+        drive = round_robin if args.one_by_one else None
+        for line, measured in run(model, args.strategies.split(","), work, tell=_tell, drive=drive):
             lines.append({**line, **facts})
             _append(args.json, [lines[-1]])
             _append(args.per_chunk, [{"strategy": line["strategy"], **row} for row in per_chunk(measured, work)])

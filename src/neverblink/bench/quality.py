@@ -222,11 +222,12 @@ def run_quality(
     data: str | Path | None = None,
     video: str | Path | None = None,
     truth: str | Path | None = None,
+    dtype: str | None = None,
 ) -> Result:
     """Let a model watch a game, or recordings, and score what it says.
 
     Args:
-        model: name or folder, or a loaded Model.
+        model: name or folder, or a loaded Model. dtype: of one that is loaded here; None chooses.
         sport: name in `neverblink.arcade.sport.sports`, hyphens allowed, or "football", which needs `data`.
         seed: of the game; it starts somewhere in the middle of one.
         seconds: media seconds to watch, as fast as the model can; None is 300 of a game, and each recording once.
@@ -243,7 +244,7 @@ def run_quality(
     from neverblink.model import Model
 
     if isinstance(model, str | Path):
-        model = Model.from_pretrained(model)
+        model = Model.from_pretrained(model, dtype=dtype)
     show = _show(sport, seed, model.fps, data, video, truth)
     seconds = seconds or (None if data else 300)
     lines: list[Line] = []
@@ -258,6 +259,7 @@ def run_quality(
         positions=positions,
         seconds=seconds,
         questions=quiz,
+        pipeline=False,  # the truth is taken from the game as it stands, so it must not run ahead
     )
     try:
         for caption in captions:
@@ -369,6 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--model", help="name, folder or hub id")
+    parser.add_argument("--dtype", help="float32, bfloat16, int8 ... (default: chosen)")
     parser.add_argument("--sport", help=f"{', '.join(n.replace('_', '-') for n in sports)} or football (default pong)")
     parser.add_argument("--seed", type=int, help="of the game")
     parser.add_argument("--data", type=Path, help="folder of match_*.mp4 + match_*.npz, for football")

@@ -13,6 +13,7 @@ import torch
 
 from neverblink.errors import UnknownName
 from neverblink.model import DTYPES, Model, choose_attention, choose_device, choose_dtype
+from neverblink.models.int8 import quantise
 from neverblink.models.qwen2_5_vl import Qwen25VL
 from neverblink.training.tokenizer import train_tokenizer
 from neverblink.vision.pixels import PixelOptions
@@ -129,7 +130,10 @@ def random_model(
     config.image_token_id, config.video_token_id = ids("<|image_pad|>"), ids("<|video_pad|>")
     chosen = [choose_device(device), choose_dtype(dtype, device), choose_attention(None)]
     config._attn_implementation = chosen[2][1]
-    model = build(config, chosen[0][1], DTYPES[chosen[1][1]])
+    in_bytes = chosen[1][1] == "int8"
+    model = build(config, chosen[0][1], torch.float32 if in_bytes else DTYPES[chosen[1][1]])
+    if in_bytes:
+        quantise(model)
     model.generation_config.eos_token_id = ids("<|im_end|>")
     vision = config.vision_config
     pixels = PixelOptions(

@@ -46,9 +46,21 @@ class SayAlways:
 
 
 def soak(
-    model: Model, chunks: int, policy: str, options: dict[str, Any], words: int = 5, edge: int = 300
+    model: Model,
+    chunks: int,
+    policy: str,
+    options: dict[str, Any],
+    words: int = 5,
+    edge: int = 300,
+    start: int = 0,
 ) -> dict[str, Any]:
-    """Run a stream and return its figures; the first windows' worth of chunks is warm-up."""
+    """Run a stream and return its figures; the first windows' worth of chunks is warm-up.
+
+    Args:
+        edge: chunks at both ends that growth compares.
+        start: media second of the first chunk. "Time=99.0-100.0s" has a token a digit, so a run from 0 gains rows
+            with the logarithm of the time; one from 100,000 to 200,000 has six digits throughout.
+    """
     import psutil
 
     process, rng = psutil.Process(), np.random.default_rng(0)
@@ -62,12 +74,13 @@ def soak(
     # Written in advance: a list of a float a chunk would itself be a slope of a megabyte in 10,000 chunks.
     seconds, cpu, rows, memory = np.zeros(chunks), np.zeros(chunks), np.zeros(chunks, int), np.zeros(chunks)
     for i in range(chunks):
-        frames = tuple(Frame(i + k / 2, pictures[(2 * i + k) % 8]) for k in range(2))
+        at = start + i
+        frames = tuple(Frame(at + k / 2, pictures[(2 * i + k) % 8]) for k in range(2))
         began, began_cpu = time.perf_counter(), time.process_time()
-        caption = stream.step(Chunk(float(i), i + 1.0, frames))
+        caption = stream.step(Chunk(float(at), at + 1.0, frames))
         seconds[i], cpu[i] = time.perf_counter() - began, time.process_time() - began_cpu
         rows[i], memory[i] = caption.kv_tokens, process.memory_info().rss / 2**20
-        if i % 200 == 0:
+        if i % max(200, chunks // 50) == 0:
             print(f"chunk {i}: kv {caption.kv_tokens}/{stream.budget}, {seconds[i] * 1e3:.1f} ms", file=sys.stderr)
     slope = float(np.polyfit(np.arange(warm_up, chunks), memory[warm_up:], 1)[0]) * 10_000
     median = np.median
@@ -76,6 +89,8 @@ def soak(
         "policy": make_policy(policy, **options).__class__.__name__,
         "policy_options": options,
         "chunks": chunks,
+        "start_second": start,
+        "edge_chunks": edge,
         "kv_budget": stream.budget,
         "kv_tokens_max": int(rows.max()),
         "kv_within_budget_at_every_step": int(rows.max()) <= stream.budget,
@@ -92,6 +107,8 @@ def main() -> None:
     parser.add_argument("--model", default="toy", help="toy, or what Model.from_pretrained takes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--chunks", type=int, default=3_600)
+    parser.add_argument("--start", type=int, default=0, help="media second of the first chunk")
+    parser.add_argument("--edge", type=int, default=300, help="chunks at both ends that growth compares")
     parser.add_argument("--policy", default="streaming")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="append the line to this file too")
@@ -101,13 +118,13 @@ def main() -> None:
         name = write_toy_checkpoint(Path(folder)) if args.model == "toy" else args.model
         model = Model.from_pretrained(name, device=args.device)
         options = {"sink_tokens": 64, "text_window": 64, "vision_seconds": 16.0} if args.policy == "streaming" else {}
-        figures = soak(model, args.chunks, args.policy, options)
+        figures = soak(model, args.chunks, args.policy, options, edge=args.edge, start=args.start)
     figures |= {
         "model": args.model,
         "device": args.device,
         "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread",
         "torch": torch.__version__,
-        "command": f"python -m neverblink.bench.soak --model {args.model} --chunks {args.chunks}",
+        "command": f"python -m neverblink.bench.soak {' '.join(sys.argv[1:])}",
     }
     line = json.dumps(figures)
     print(line)

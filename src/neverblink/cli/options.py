@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from neverblink.errors import ConfigError
 
 POSITIONS = ("contiguous", "native")
+OVERLOADS = ("drop-oldest", "skip", "slow")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,9 @@ class WatchOptions:
     sink_tokens: int | None = None  # None for these three: the policy's own
     text_window: int | None = None  # tokens
     vision_window: float | None = None  # media seconds
+    max_streams: str = "auto"  # slots of memory, for several sources
+    overload: str | None = None  # None: live sources drop their oldest, files wait; for several sources
+    pipeline: bool | None = None  # None: on a GPU yes, on a CPU no
     kv_budget: int | None = None  # rows; for the policies that have no windows to compute it from
 
     def questions(self) -> dict[float, str]:
@@ -56,6 +61,9 @@ class WatchOptions:
                 raise ConfigError(f"--ask has two questions for second {at:g}; ask one a moment later")
             asked[at] = question.strip()
         return asked
+
+    def slots(self) -> int | Literal["auto"]:
+        return "auto" if self.max_streams == "auto" else int(self.max_streams)
 
     def policy_options(self) -> dict[str, float]:
         given = {
@@ -80,6 +88,10 @@ class WatchOptions:
             raise ConfigError(f"--start {self.start:g} is not before --end {self.end:g}; nothing is left to watch")
         if self.positions not in POSITIONS:
             raise ConfigError(f"no positions {self.positions!r}; known: {', '.join(POSITIONS)}")
+        if self.overload is not None and self.overload not in OVERLOADS:
+            raise ConfigError(f"no overload {self.overload!r}; known: {', '.join(OVERLOADS)}")
+        if self.max_streams != "auto" and not (self.max_streams.isascii() and self.max_streams.isdigit()):
+            raise ConfigError(f"--max-streams is {self.max_streams!r}; give a number of 1 or more, or auto")
         files = [name for name in (self.vtt, self.srt, self.jsonl) if name is not None]
         if len(set(files)) < len(files):
             raise ConfigError(f"--vtt, --srt and --jsonl name the same file ({files[0]}); give each its own")

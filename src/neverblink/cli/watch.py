@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neverblink.cli.options import POSITIONS, WatchOptions
+from neverblink.cli.options import OVERLOADS, POSITIONS, WatchOptions
 from neverblink.errors import SourceError
 
 if TYPE_CHECKING:
@@ -38,10 +40,11 @@ def _option(help: str, default: object = None, metavar: str | None = None) -> An
 def watch(
     context: typer.Context,
     source: Annotated[
-        str,
+        list[str],
         typer.Argument(
-            metavar="SOURCE",
-            help="A video file, camera:0 or /dev/video0, rtsp:// http:// https:// (HLS too), screen, or arcade:pong.",
+            metavar="SOURCE...",
+            help="A video file, camera:0 or /dev/video0, rtsp:// http:// https:// (HLS too), screen, or arcade:pong; "
+            "several are watched at once.",
         ),
     ],
     model: Annotated[str | None, _option("Model: bundled, a folder, or a hub id.", _D.model, "MODEL")] = None,
@@ -75,13 +78,34 @@ def watch(
         _option("A question at a second, such as '12.5:What is the score?'; may be repeated.", metavar="SECOND:TEXT"),
     ] = None,
     device: Annotated[str | None, _option("cpu, cuda, cuda:1 ...; else the best one found.")] = None,
-    dtype: Annotated[str | None, _option("float32, bfloat16 or float16; else what suits the device.")] = None,
+    dtype: Annotated[
+        str | None, _option("float32, bfloat16, float16, or int8 on a CPU; else what suits the device.")
+    ] = None,
     attn: Annotated[str | None, _option("Attention implementation, such as sdpa or eager.")] = None,
     revision: Annotated[str | None, _option("Revision of a hub model.")] = None,
     threads: Annotated[int | None, _option("CPU threads of the model.")] = None,
     sink_tokens: Annotated[int | None, _option("First text tokens that always stay.")] = None,
     text_window: Annotated[int | None, _option("Latest text tokens that stay.")] = None,
     vision_window: Annotated[float | None, _option("Seconds of video that stay.", metavar="SECONDS")] = None,
+    max_streams: Annotated[
+        str | None, _option("Of several sources: streams that memory is kept for.", _D.max_streams, "N|auto")
+    ] = None,
+    overload: Annotated[
+        str | None,
+        _option(
+            "Of several sources: what becomes of a second that comes too early [default: live sources drop-oldest, "
+            "files slow].",
+            metavar="|".join(OVERLOADS),
+        ),
+    ] = None,
+    pipeline: Annotated[
+        bool | None,
+        typer.Option(
+            "--pipeline/--no-pipeline",
+            show_default=False,
+            help="Read and encode the next second while this one is spoken; the default on a GPU.",
+        ),
+    ] = None,
     kv_budget: Annotated[int | None, _option("Rows of the KV cache, for the policies full and streaming-vlm.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
@@ -96,7 +120,10 @@ def watch(
     fields = WatchOptions.__dataclass_fields__
     given = {name: value for name, value in context.params.items() if name in fields and value is not None}
     try:
-        run(source, load(given), quiet=quiet)
+        if len(source) == 1:
+            run(source[0], load(given), quiet=quiet)
+        else:
+            run_many(source, load(given), quiet=quiet)
     except KeyboardInterrupt:
         return  # the way to end an endless video
     except BrokenPipeError:
@@ -109,7 +136,6 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
     from neverblink.outputs.base import Outputs, Recorder
     from neverblink.outputs.console import Console
 
-    realtime = name.startswith("arcade:") if options.realtime is None else options.realtime
     info = _ask(name, options)
     _check_policy(options)
     with ExitStack() as stack:
@@ -131,7 +157,7 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
             policy=options.policy,
             positions=options.positions,
             seconds=options.seconds,
-            realtime=realtime,
+            realtime=_in_real_time(name, options),
             start=options.start,
             end=options.end,
             seed=options.seed,
@@ -141,6 +167,7 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
             questions=options.questions(),
             on_event=note,
             policy_options=options.policy_options(),
+            pipeline=options.pipeline,
         )
         stack.enter_context(closing(captions))  # closes the source, however this ends
         at = options.start
@@ -153,6 +180,82 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
         except SourceError as error:
             Outputs(files, recorder).write(recorder.note("error", str(error), at))  # main tells the console
             raise
+
+
+def run_many(names: list[str], options: WatchOptions, *, quiet: bool = False) -> None:
+    """Watch several sources until the last has ended; one that fails ends alone, and is told again at the end."""
+    from neverblink.outputs.base import Outputs, Recorder
+    from neverblink.outputs.console import Console
+
+    ids = {str(number): name for number, name in enumerate(names, start=1)}
+    infos = {number: _ask(name, options) for number, name in ids.items()}
+    _check_policy(options)
+    with ExitStack() as stack:
+        shared = [stack.enter_context(output) for output in _files(replace(options, vtt=None, srt=None))]
+        own = {number: [stack.enter_context(o) for o in _files(_numbered(options, number))] for number in ids}
+        model = _load_model(options)
+        console = stack.enter_context(Console(quiet=quiet, several=True))
+        recorders = {number: Recorder(model.name, number) for number in ids}
+        outputs = {n: Outputs([console, *shared, *own[n]], recorders[n]) for n in ids}
+
+        def tell(text: str) -> None:
+            if not quiet:
+                print(text, file=sys.stderr, flush=True)
+
+        def note(number: str, kind: EventType, text: str, at: float) -> None:
+            outputs[number].write(recorders[number].note(kind, text, at))
+
+        kinds = {info.kind for info in infos.values()}
+        for line in _introduction(model, "arcade" if kinds == {"arcade"} else "several"):
+            tell(line)
+        for number, info in infos.items():
+            tell(f"{number}: {info.name}")
+        results = model.watch_many(
+            ids,
+            max_streams=options.slots(),
+            overload=options.overload,
+            on_memory=tell,
+            fps=options.fps,
+            policy=options.policy,
+            positions=options.positions,
+            seconds=options.seconds,
+            realtime={n: _in_real_time(name, options) for n, name in ids.items()},
+            start=options.start,
+            end=options.end,
+            seed=options.seed,
+            max_tokens_per_second=options.max_tokens_per_second,
+            temperature=options.temperature,
+            query=options.query,
+            questions=options.questions(),
+            on_event=note,
+            policy_options=options.policy_options(),
+            pipeline=options.pipeline,
+        )
+        stack.enter_context(closing(results))
+        at, failed = dict.fromkeys(ids, options.start), dict[str, Exception]()
+        for result in results:
+            if result.error is not None:
+                failed[result.stream_id] = result.error
+                note(result.stream_id, "error", str(result.error), at[result.stream_id])
+            elif result.caption is not None:
+                at[result.stream_id] = result.caption.end
+                for event in recorders[result.stream_id].caption(result.caption):
+                    outputs[result.stream_id].write(event)
+    if failed:
+        raise SourceError(f"{len(failed)} of {len(ids)} streams ended with an error: {', '.join(sorted(failed))}")
+
+
+def _numbered(options: WatchOptions, number: str) -> WatchOptions:
+    """One stream's own subtitle files: its number stands before the suffix."""
+
+    def own(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).with_stem(f"{Path(path).stem}-{number}"))
+
+    return replace(options, vtt=own(options.vtt), srt=own(options.srt), jsonl=None)
+
+
+def _in_real_time(name: str, options: WatchOptions) -> bool:
+    return name.startswith("arcade:") if options.realtime is None else options.realtime
 
 
 def _ask(name: str, options: WatchOptions) -> SourceInfo:

@@ -65,6 +65,11 @@ class Sampler:
             chain.append(processor)
         self._chain = chain
 
+    @property
+    def is_greedy(self) -> bool:
+        """The largest logit is taken, at most behind a repetition penalty."""
+        return self.options.temperature == 0 and len(self._chain) == (self.options.repetition_penalty != 1.0)
+
     def pick(self, logits: torch.Tensor, context: Any) -> int:
         """One id from logits [vocabulary]; `context()` gives the held ids [n] that a penalty looks at.
 

@@ -9,20 +9,21 @@ of many at once. What a stream says does not depend on who else is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
 
 from neverblink.engine.member import Member, Overload, Result
-from neverblink.engine.memory import plan
+from neverblink.engine.memory import MOST, plan
 from neverblink.errors import BudgetError, ConfigError
 from neverblink.kv.cache import PackedCache
-from neverblink.models.base import Adapter, Feed, Look, answer
+from neverblink.models.base import Adapter, Feed, Look, answer, replies
 from neverblink.options import StreamOptions
 from neverblink.script import Script
 from neverblink.stream import Stream
-from neverblink.types import Chunk
+from neverblink.types import Chunk, Frame
 
 A = TypeVar("A", Look, Feed)
 
@@ -39,6 +40,9 @@ class Engine:
         packed: False answers one request at a time, in the same order: the plain twin.
         pack_tokens: most tokens of one packed call, so that no round keeps a question waiting for long; one request
             that is larger goes alone.
+        pipeline: the tower sees in a thread of its own what streams will speak about next, one chunk of each ahead,
+            while this thread speaks. What streams say is the same.
+        most_streams: what "auto" stops at.
 
     Raises:
         BudgetError: the slots do not fit in memory.
@@ -53,13 +57,18 @@ class Engine:
         max_streams: int | Literal["auto"] = "auto",
         packed: bool = True,
         pack_tokens: int = 1024,
+        pipeline: bool = False,
+        most_streams: int = MOST,
     ):
         self.adapter, self.script, self.options = adapter, script, tuple(options)
         self.packed, self.pack_tokens = packed, pack_tokens
-        self.memory = plan(adapter, script, self.options, max_streams)
+        self.memory = plan(adapter, script, self.options, max_streams, most_streams)
         self.arena = self.memory.arena(adapter)
         self._free = list(reversed(range(self.memory.streams)))
         self._members: dict[str, Member] = {}
+        self._eyes: Future[list[Any]] | None = None  # answers to `_looking`, on their way
+        self._looking: list[tuple[Member, tuple[Frame, ...]]] = []
+        self._thread = ThreadPoolExecutor(1, "neverblink tower") if pipeline else None
         self.packs_broken = 0  # packed calls that failed, and whose requests were then answered one by one
 
     def add(
@@ -144,9 +153,41 @@ class Engine:
             if member.doing is None:
                 self._note(member.begin(), results)
         asking = [member for member in self._members.values() if member.request is not None]
+        if self._thread is not None:
+            asking = self._look_ahead(self._thread, asking, results)
         for member, reply in self._answer(self._within_pack(self._pick(asking))):
             self._note(member.resume(reply), results)
         return results
+
+    def close(self) -> None:
+        """End the tower's thread, where there is one; the engine is not to be used afterwards."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+    def _look_ahead(self, thread: ThreadPoolExecutor, asking: list[Member], results: list[Result]) -> list[Member]:
+        """Hand on what the tower has seen and let it see more; gives those who ask for something else."""
+        feeding = [member for member in asking if isinstance(member.request, Feed)]
+        if self._eyes is not None and (self._eyes.done() or not feeding):
+            for (member, frames), reply in zip(self._looking, self._eyes.result(), strict=True):
+                member.see(frames, reply)
+            self._eyes, self._looking = None, []
+        for member in asking:
+            seen = member.take_seen()
+            if seen is not None:
+                self._note(member.resume(seen[0]), results)
+        if self._eyes is None:
+            # Those whom the next word waits for come first.
+            picked = sorted(self._pick(list(self._members.values())), key=lambda m: not isinstance(m.request, Look))
+            unseen = self._within_pack([m for m in picked if m.unseen], lambda m: m.look_tokens)
+            if unseen:
+                wanted = [m.unseen for m in unseen if m.unseen]
+                self._looking = [(member, frames) for member, (frames, _) in zip(unseen, wanted, strict=True)]
+                self._eyes = thread.submit(self._in_thread, [look for _, look in wanted])
+        return [member for member in self._members.values() if isinstance(member.request, Feed)]
+
+    @torch.inference_mode()
+    def _in_thread(self, looks: list[Look]) -> list[Any]:
+        return self._replies(looks, self._see)
 
     @property
     def has_work(self) -> bool:
@@ -161,6 +202,18 @@ class Engine:
         """Frames that a stream has lost for want of room in its queue."""
         return self._member(stream_id).frames_dropped
 
+    def stream(self, stream_id: str) -> Stream:
+        """What `add` gave."""
+        return self._member(stream_id).stream
+
+    def must_wait(self, stream_id: str) -> bool:
+        """Whether `submit` would refuse the next chunk now; only where `overload` is "slow"."""
+        return self._member(stream_id).must_wait
+
+    def is_busy(self, stream_id: str) -> bool:
+        """Something of the stream waits, or is being done."""
+        return self._member(stream_id).has_work
+
     def _member(self, stream_id: str) -> Member:
         if stream_id not in self._members:
             raise ConfigError(f"no stream {stream_id!r}; here are: {', '.join(self._members) or 'none'}")
@@ -174,15 +227,15 @@ class Engine:
         urgent = [member for member in working if member.urgent]
         return sorted(urgent or working, key=lambda member: (not member.has_question, -member.lateness))
 
-    def _within_pack(self, members: list[Member]) -> list[Member]:
+    def _within_pack(self, members: list[Member], cost: Callable[[Member], int] = lambda m: m.tokens) -> list[Member]:
         """As many as `pack_tokens` allows, one at least."""
         taken: list[Member] = []
         tokens = 0
         for member in members:
-            if taken and tokens + member.tokens > self.pack_tokens:
+            if taken and tokens + cost(member) > self.pack_tokens:
                 continue  # a later one may be a single token
             taken.append(member)
-            tokens += member.tokens
+            tokens += cost(member)
         return taken
 
     def _note(self, result: Result | None, results: list[Result]) -> None:
@@ -204,15 +257,16 @@ class Engine:
     ) -> Iterator[tuple[Member, Any]]:
         """Answers to requests of one kind. A packed call that fails may do so for one stream's sake: each is then
         asked alone, which is safe since nothing is committed before its stream goes on."""
-        replies: list[Any] | None = None
-        if self.packed and asking:
+        replies = self._replies([request for _, request in asking], pack)
+        yield from zip([member for member, _ in asking], replies, strict=True)
+
+    def _replies(self, requests: list[A], pack: Callable[[list[A]], list[Any]]) -> list[Any]:
+        if self.packed and requests:
             try:
-                replies = pack([request for _, request in asking])
+                return pack(requests)
             except Exception:
                 self.packs_broken += 1
-        if replies is None:
-            replies = [self._alone(request) for _, request in asking]
-        yield from zip([member for member, _ in asking], replies, strict=True)
+        return [self._alone(request) for request in requests]
 
     def _alone(self, request: Look | Feed) -> Any:
         try:
@@ -223,8 +277,8 @@ class Engine:
     def _see(self, looks: list[Look]) -> list[Any]:
         return list(self.adapter.encode_packed(looks))
 
-    def _read(self, feeds: list[Feed]) -> list[torch.Tensor]:
-        """Logits [vocabulary] of each feed's last token, from one packed forward."""
+    def _read(self, feeds: list[Feed]) -> list[torch.Tensor | int]:
+        """The answers to all feeds from one packed forward."""
         sizes = [len(feed.embeds) for feed in feeds]
         hidden = self.adapter.forward_packed(
             torch.cat([feed.embeds for feed in feeds]),
@@ -232,4 +286,4 @@ class Engine:
             PackedCache([feed.cache for feed in feeds], sizes),
         )
         last = torch.tensor(sizes, device=hidden.device).cumsum(0) - 1
-        return list(self.adapter.logits(hidden[last]))
+        return replies(self.adapter, feeds, hidden[last])

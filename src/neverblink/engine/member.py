@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from neverblink.errors import ConfigError
 from neverblink.models.base import Feed, Look, Request, Steps
 from neverblink.stream import Stream
-from neverblink.types import Caption, Chunk
+from neverblink.types import Caption, Chunk, Frame
 
 # What becomes of a chunk for which there is no room in the queue: the oldest waiting one makes room, it is not taken,
 # or its source is told to wait.
@@ -63,6 +63,7 @@ class Member:
         self.doing: Waiting | Asked | None = None
         self.request: Request | None = None
         self.frames_dropped = 0  # in all, for want of room in the queue
+        self.seen: tuple[tuple[Frame, ...], Any] | None = None  # frames of a chunk, and the tower's answer to them
         self._newest = 0.0  # media seconds at which the newest chunk ends
         self._lost = 0  # frames dropped behind everything that waits; the next chunk reports them
         self._steps: Steps[Any] | None = None
@@ -79,6 +80,8 @@ class Member:
                     self.ask(question)
                 return False
             oldest = self.queue.popleft()
+            if self.seen is not None and self.seen[0] is oldest.chunk.frames:
+                self.seen = None
             lost = self._lose(oldest.chunk)
             if oldest.question is not None:
                 self.ask(oldest.question)
@@ -99,6 +102,10 @@ class Member:
         self.frames_dropped += len(chunk.frames)
         self._lost += len(chunk.frames) + chunk.dropped
         return len(chunk.frames) + chunk.dropped
+
+    @property
+    def must_wait(self) -> bool:
+        return self.overload == "slow" and len(self.queue) >= self.most_waiting
 
     @property
     def has_work(self) -> bool:
@@ -127,8 +134,40 @@ class Member:
     def tokens(self) -> int:
         """Tokens that the request costs."""
         if isinstance(self.request, Look):
-            return self.stream.adapter.max_vision_tokens(len(self.request.frames))
+            return self.look_tokens
         return len(self.request.embeds) if isinstance(self.request, Feed) else 0
+
+    @property
+    def unseen(self) -> tuple[tuple[Frame, ...], Look] | None:
+        """Frames that it waits for the tower to see, or will next; None when it has an answer that it did not use."""
+        if self.seen is not None:
+            return None
+        if isinstance(self.request, Look) and isinstance(self.doing, Waiting):
+            return self.doing.chunk.frames, self.request
+        if not self.queue:
+            return None
+        chunk = self.queue[0].chunk
+        return chunk.frames, self.stream.options.look(chunk)
+
+    @property
+    def look_tokens(self) -> int:
+        """Upper bound of the vision tokens that `unseen` costs."""
+        unseen = self.unseen
+        return self.stream.adapter.max_vision_tokens(len(unseen[0])) if unseen else 0
+
+    def see(self, frames: tuple[Frame, ...], reply: Any) -> None:
+        """Take the tower's answer, unless the chunk has been dropped in the meantime."""
+        coming = [work.chunk.frames for work in (self.doing, *self.queue) if isinstance(work, Waiting)]
+        if any(frames is own for own in coming):
+            self.seen = frames, reply
+
+    def take_seen(self) -> tuple[Any] | None:
+        """The tower's answer to the chunk that is being done, once; in a tuple, since it may be an exception."""
+        seen, doing = self.seen, self.doing
+        if seen is None or not isinstance(doing, Waiting) or seen[0] is not doing.chunk.frames:
+            return None
+        self.seen = None
+        return (seen[1],)
 
     def begin(self) -> Result | None:
         """Take up the next work, questions first, up to its first request."""
@@ -166,6 +205,6 @@ class Member:
         """Stop where it is; a turn that was begun is undone."""
         if self._steps is not None:
             self._steps.close()
-        self.doing = self.request = self._steps = None
+        self.doing = self.request = self._steps = self.seen = None
         self.queue.clear()
         self.questions.clear()

@@ -31,6 +31,7 @@ class Memory:
     head_dim: int
     dtype: torch.dtype
     free: int | None  # bytes at the time of asking; None: the number of streams was given
+    most: int = MOST  # that "auto" would give
 
     @property
     def stream_bytes(self) -> int:
@@ -53,7 +54,7 @@ class Memory:
             lines += [f"streams: {self.streams}, asked for"]
         else:
             fit = int(self.free * SHARE) // self.stream_bytes
-            capped = f", stopped at {MOST}" if fit > MOST else ""
+            capped = f", stopped at {self.most}" if fit > self.most else ""
             lines += [f"streams: {self.free / mib:.0f} MiB free x {SHARE:g} / one stream = {fit}{capped}"]
         return "\n".join([*lines, f"KV cache: {self.streams} streams = {self.nbytes / mib:.1f} MiB, allocated once"])
 
@@ -62,8 +63,14 @@ class Memory:
         return Arena.of(adapter, self.rows, self.anchor_rows, self.streams)
 
 
-def plan(adapter: Adapter, script: Script, options: Sequence[StreamOptions], streams: int | Literal["auto"]) -> Memory:
-    """Slots large enough for a stream of any of the options.
+def plan(
+    adapter: Adapter,
+    script: Script,
+    options: Sequence[StreamOptions],
+    streams: int | Literal["auto"],
+    most: int = MOST,
+) -> Memory:
+    """Slots large enough for a stream of any of the options; "auto" gives as many as fit, up to `most`.
 
     Raises:
         ConfigError: fewer than one stream was asked for. BudgetError: not even one fits.
@@ -78,12 +85,12 @@ def plan(adapter: Adapter, script: Script, options: Sequence[StreamOptions], str
         return Memory(streams, *shape, None)
     free = free_bytes(adapter.device)
     one = Memory(1, *shape, free)
-    fit = min(MOST, int(free * SHARE) // one.stream_bytes)
+    fit = min(most, int(free * SHARE) // one.stream_bytes)
     if not fit:
         raise BudgetError(
             f"no stream fits; {one.text().splitlines()[0]}, {free / 2**20:.0f} MiB free; lower the windows"
         )
-    return Memory(fit, *shape, free)
+    return Memory(fit, *shape, free, most)
 
 
 def free_bytes(device: torch.device) -> int:

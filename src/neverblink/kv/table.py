@@ -144,6 +144,8 @@ class Table:
     def vision_cells(self, a: int, b: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """For each turn with vision in rows [a, b): the turn, its rows counted from a, and their cells."""
         turns, cells = self.turns[a:b], self.cells[a:b]
+        if cells.max(initial=-1) < 0:
+            return  # a spoken token, many times a second
         for turn in np.unique(turns[cells >= 0]):
             at = np.flatnonzero((turns == turn) & (cells >= 0))
             yield int(turn), at, cells[at].astype(np.int64)

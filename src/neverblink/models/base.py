@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -30,12 +30,21 @@ class Look(NamedTuple):
     fps: float
 
 
+class Greedy(NamedTuple):
+    """What becomes of logits: the best one is taken."""
+
+    penalty: float  # a repetition penalty's; 1 is none
+    held: Callable[[], torch.Tensor]  # ids [n] that it looks at; called only where there is one
+
+
 class Feed(NamedTuple):
-    """Tokens that a stream wants read; the answer is the logits [vocabulary] of the last one."""
+    """Tokens that a stream wants read; the answer is the logits [vocabulary] of the last one, or, where the stream says
+    what becomes of them, the id that this comes to."""
 
     embeds: torch.Tensor  # [T, hidden]
     positions: torch.Tensor  # [3, T]
     cache: Any  # the stream's own rows, to which the keys and values are written
+    greedy: Greedy | None = None
 
 
 R = TypeVar("R")
@@ -44,7 +53,11 @@ Steps = Generator[Request, Any, R]  # a stream's work: gives requests, is sent t
 
 
 class Adapter(Protocol):
-    """A model family as a stream sees it. Everything is for one sequence; `T` is the number of tokens fed at once."""
+    """A model family as a stream sees it. Everything is for one sequence; `T` is the number of tokens fed at once.
+
+    A family may also have `best(hidden [1, hidden], greedy) -> int | None`, where a greedy pick costs it less than all
+    logits; None asks for these.
+    """
 
     name: str
     family: str
@@ -102,7 +115,22 @@ def answer(adapter: Adapter, request: Request) -> Any:
     """What the model says to one stream's request."""
     if isinstance(request, Look):
         return adapter.encode(request.frames, request.fps)
-    return adapter.logits(adapter.forward(request.embeds, request.positions, request.cache)[-1:])[0]
+    return replies(adapter, [request], adapter.forward(request.embeds, request.positions, request.cache)[-1:])[0]
+
+
+def replies(adapter: Adapter, feeds: Sequence[Feed], hidden: torch.Tensor) -> list[torch.Tensor | int]:
+    """The answer to each feed, from the states [n, hidden] of their last tokens."""
+    best: Callable[[torch.Tensor, Greedy], int | None] | None = getattr(adapter, "best", None)
+    found: dict[int, torch.Tensor | int] = {}
+    if best is not None:
+        for i, feed in enumerate(feeds):
+            token = None if feed.greedy is None else best(hidden[i : i + 1], feed.greedy)
+            if token is not None:
+                found[i] = token
+    rest = [i for i in range(len(feeds)) if i not in found]
+    if rest:
+        found |= zip(rest, adapter.logits(hidden if len(rest) == len(feeds) else hidden[rest]), strict=True)
+    return [found[i] for i in range(len(feeds))]
 
 
 def drive(adapter: Adapter, steps: Steps[R]) -> R:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +13,16 @@ import numpy as np
 import torch
 
 from neverblink.errors import ModelError
-from neverblink.models.base import Look, VisionBlock
+from neverblink.models import lean
+from neverblink.models.base import Greedy, Look, VisionBlock
+from neverblink.models.best import BestToken
+from neverblink.models.graph import DecodeStep
+from neverblink.models.int8 import quantise
 from neverblink.models.packed import packed_calls
 from neverblink.vision.pixels import PixelOptions, patchify
 
 TimeGrid = Literal["stock", "exact", "flat"]
+LARGE_VOCABULARY = 16_384  # words; below, the logits are the smaller part of a token
 
 
 class LinearPatches(torch.nn.Module):
@@ -65,10 +71,15 @@ class Qwen25VL:
         self.layers, self.kv_heads = text.num_hidden_layers, text.num_key_value_heads
         self.head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self._tokens_per_second = vision.tokens_per_second
+        self._shared = text.num_attention_heads // self.kv_heads
         stops = model.generation_config.eos_token_id
         stops = {stops} if isinstance(stops, int) else set(stops or ())
         self.stop_ids = frozenset(stops | {tokenizer.convert_tokens_to_ids("<|im_end|>")})
         self._sdpa = text._attn_implementation == "sdpa"
+        self.lean = lean.can_run(self._lm)  # False takes the stock forward
+        self._best: BestToken | None = None
+        self.graph = False  # one token of one stream through models/graph.py; for CUDA
+        self._steps: weakref.WeakKeyDictionary[Any, DecodeStep] = weakref.WeakKeyDictionary()  # of each stream's cache
 
     @property
     def device(self) -> torch.device:
@@ -132,6 +143,16 @@ class Qwen25VL:
         return self._lm.embed_tokens(ids.to(self.device))
 
     def forward(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        if self.graph and len(embeds) == 1:
+            return self._step_of(cache)(embeds, positions, cache.get_seq_length())
+        if self.lean:
+            seen = lean.mask(embeds, cache.get_seq_length(), self._shared)
+
+            def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+                keys, values = cache.update(k, v, layer)
+                return lean.attention(q, keys, values, seen)
+
+            return lean.decode(self._lm, embeds, positions, attend)
         # A ready-made mapping keeps transformers from building a mask of its own out of the cache's length.
         mask = {"full_attention": self._mask(embeds.shape[0], cache.get_seq_length())}
         out = self._lm(
@@ -143,7 +164,26 @@ class Qwen25VL:
         )
         return out.last_hidden_state[0]
 
+    def _step_of(self, cache: Any) -> DecodeStep:
+        if cache not in self._steps:
+            layers = cache.layers
+            self._steps[cache] = DecodeStep(self._lm, [own.keys for own in layers], [own.values for own in layers])
+        return self._steps[cache]
+
     def forward_packed(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        if self.lean:
+            parts = [(part, embeds[part.start : part.end]) for part in cache.segments]
+            seen = [lean.mask(own, part.rows - len(own), self._shared) for part, own in parts]
+
+            def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+                cache.update(k, v, layer)
+                mixed = []
+                for part, mask in zip(cache.segments, seen, strict=True):
+                    keys, values = cache.rows_of(part, layer)
+                    mixed.append(lean.attention(q[:, :, part.start : part.end], keys, values, mask))
+                return torch.cat(mixed)
+
+            return lean.decode(self._lm, embeds, positions, attend)
         with packed_calls(self._lm.config):
             out = self._lm(
                 inputs_embeds=embeds[None],
@@ -174,6 +214,15 @@ class Qwen25VL:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self._head(hidden)
         return out if out.dtype == torch.float64 else out.float()
+
+    def best(self, hidden: torch.Tensor, greedy: Greedy) -> int | None:
+        """See `models.base.Adapter`; worth its while for a large vocabulary in float32 on a CPU."""
+        weight = self._head.weight
+        if weight.device.type != "cpu" or weight.dtype != torch.float32 or len(weight) < LARGE_VOCABULARY:
+            return None
+        if self._best is None:
+            self._best = BestToken(weight)
+        return self._best.pick(hidden, greedy.penalty, None if greedy.penalty == 1 else greedy.held())
 
     def rotation(self, old: torch.Tensor, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         (cos0, sin0), (cos1, sin1) = self._angles(old), self._angles(new)
@@ -209,7 +258,11 @@ def read_pixel_options(folder: Path, config: Any, max_pixels: int | None = None)
 
 
 def load(folder: Path, *, device: str, dtype: torch.dtype, attn: str, name: str, time_grid: TimeGrid) -> Qwen25VL:
-    """A checkpoint folder in Hugging Face form to an adapter. Only safetensors are read and no remote code is run."""
+    """A checkpoint folder in Hugging Face form to an adapter. Only safetensors are read and no remote code is run.
+
+    Args:
+        dtype: torch.int8 is float32 with the decoder's products in bytes, see models/int8.py.
+    """
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
     from transformers.utils import logging
 
@@ -217,12 +270,18 @@ def load(folder: Path, *, device: str, dtype: torch.dtype, attn: str, name: str,
     logging.disable_progress_bar()
     try:
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attn, use_safetensors=True, local_files_only=True
+            folder,
+            dtype=torch.float32 if dtype == torch.int8 else dtype,
+            attn_implementation=attn,
+            use_safetensors=True,
+            local_files_only=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     finally:
         if bars:
             logging.enable_progress_bar()
+    if dtype == torch.int8:
+        quantise(model)
     return Qwen25VL(
         model.to(device).eval(), tokenizer, read_pixel_options(folder, model.config), name=name, time_grid=time_grid
     )

@@ -32,6 +32,7 @@ class Status:
     dropped: int = 0
     kv_tokens: int = 0
     latency_ms: float = 0.0
+    several: bool = False  # streams, which share their time and have a cache each
     _recent: deque[tuple[float, float, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     def add(self, event: Event) -> None:
@@ -61,6 +62,8 @@ class Status:
         return sum(work for _, work, _ in self._recent) / media if media else 0.0
 
     def line(self) -> str:
+        if self.several:
+            return f"{clock(self.at)} · {self.captions} captions · dropped {self.dropped}"
         budget = f"/{self.kv_budget}" if self.kv_budget else ""
         parts = [
             clock(self.at),
@@ -86,12 +89,13 @@ class Console:
         kv_budget: int | None = None,
         quiet: bool = False,
         is_terminal: bool | None = None,
+        several: bool = False,
     ):
         self._out = out or sys.stdout
         self._err = err or sys.stderr
-        self._quiet = quiet
+        self._quiet, self._several = quiet, several
         self._terminal = self._out.isatty() if is_terminal is None else is_terminal
-        self.status = Status(kv_budget=kv_budget)
+        self.status = Status(kv_budget=kv_budget, several=several)
         self._rich: RichConsole | None = None
         self._live: Live | None = None
 
@@ -118,7 +122,8 @@ class Console:
     def write(self, event: Event) -> None:
         self.status.add(event)
         label = "" if event.type in ("caption", "silence") else f"{event.type}: "
-        text = f"[{clock(event.t_start)}] {label}{plain(event.text)}"
+        whose = f"{event.stream_id}: " if self._several else ""
+        text = f"[{clock(event.t_start)}] {whose}{label}{plain(event.text)}"
         if event.type not in SPOKEN and event.type != "silence":
             self._write_aside(event, text)
         elif self._live is not None:

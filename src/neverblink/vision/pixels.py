@@ -64,7 +64,7 @@ def _resize(stack: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return stack
     if stack.device.type == "cpu":
         # On bytes torch rounds and clips between the two passes, as PIL and so the stock processors do.
-        return torch.nn.functional.interpolate(stack.contiguous(), size, mode="bicubic", antialias=True)
+        return torch.nn.functional.interpolate(stack, size, mode="bicubic", antialias=True)
     resized = torch.nn.functional.interpolate(stack.float(), size, mode="bicubic", antialias=True)
     return resized.round_().clamp_(0, 255).to(torch.uint8)
 
@@ -84,10 +84,18 @@ def patchify(
     """
     size = fit(frames[-1].shape[0], frames[-1].shape[1], options)
     if len({f.shape for f in frames}) == 1:
-        stack = _resize(torch.from_numpy(np.stack(frames)).to(device).permute(0, 3, 1, 2), size)
+        stack = _resize(_upload(np.stack(frames), device).permute(0, 3, 1, 2), size)
     else:
-        stack = torch.cat([_resize(torch.from_numpy(f).to(device).permute(2, 0, 1)[None], size) for f in frames])
+        stack = torch.cat([_resize(_upload(f, device).permute(2, 0, 1)[None], size) for f in frames])
     return patches_of(stack, options)
+
+
+def _upload(pixels: np.ndarray, device: torch.device | str) -> torch.Tensor:
+    """Bytes to a device; from pinned memory a CUDA device fetches them while this thread goes on."""
+    tensor = torch.from_numpy(pixels)
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def patches_of(stack: torch.Tensor, options: PixelOptions) -> tuple[torch.Tensor, tuple[int, int, int]]:
