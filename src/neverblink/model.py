@@ -16,6 +16,7 @@ from neverblink.kv.relocate import Positions
 from neverblink.models import families
 from neverblink.models.base import Adapter
 from neverblink.models.bundled import BUNDLED, Card, read_card
+from neverblink.models.stock import Checkpoint
 from neverblink.options import StreamOptions
 from neverblink.script import Script, ScriptOptions
 from neverblink.stream import Stream
@@ -43,6 +44,7 @@ class Model:
         attn: str | None = None,
         revision: str | None = None,
         time_grid: str = "stock",
+        lora: str | os.PathLike[str] | None = None,
     ) -> Model:
         """Load a model.
 
@@ -53,6 +55,7 @@ class Model:
             attn: "sdpa", "eager" or "flash_attention_2"; None chooses.
             revision: branch, tag or commit of a hub repository.
             time_grid: "stock", or a quirk of the public reference (see `Qwen25VL`).
+            lora: folder of a PEFT adapter, which is merged into the weights.
 
         Raises:
             ModelError: nothing there, not a model, or of an unknown family.
@@ -69,14 +72,10 @@ class Model:
             raise ModelError(f"{shown} holds no .safetensors weights; other formats can run code and are not read")
         chosen = [choose_device(device), choose_dtype(dtype, device), choose_attention(attn)]
         card = read_card(folder)
-        adapter = families[family](
-            folder,
-            device=chosen[0][1],
-            dtype=DTYPES[chosen[1][1]],
-            attn=chosen[2][1],
-            name=card.name or shown,
-            time_grid=time_grid,
+        checkpoint = Checkpoint(
+            folder, chosen[0][1], DTYPES[chosen[1][1]], chosen[2][1], card.name or shown, time_grid, lora and Path(lora)
         )
+        adapter = families[family](checkpoint)
         return cls(adapter, card, chosen)
 
     @property
@@ -115,8 +114,12 @@ class Model:
         Raises:
             BudgetError: the KV cache does not fit in memory.
         """
-        writer = Script(self.adapter.tokenizer, script or ScriptOptions(**self.card.script))
+        writer = self.script(script or ScriptOptions(**self.card.script))
         return Stream(self.adapter, writer, options or self.options(), processor)
+
+    def script(self, options: ScriptOptions = ScriptOptions()) -> Script:
+        """What writes this model's turns."""
+        return Script(self.adapter.tokenizer, options, self.adapter.marks)
 
     def options(self, policy: str = "streaming", policy_options: Mapping[str, Any] | None = None) -> StreamOptions:
         """The checkpoint's own defaults for a policy, with windows of the caller's on top."""

@@ -67,7 +67,7 @@ class StreamOptions:
     def shape(self, adapter: Adapter, script: Script) -> Shape:
         """Upper bounds of a stream's turns, from which a policy computes its budget."""
         opening = script.opening()
-        turn = script.turn(1e7, 1e7, adapter.max_vision_tokens(self.frames), first=True)
+        turn = script.turn(1e7, 1e7, adapter.max_parts(self.frames), first=True)
         return Shape(
             opening=sum(len(p.ids) for p in opening if p.kind != Kind.PREVIOUS),
             previous=sum(len(p.ids) for p in opening if p.kind == Kind.PREVIOUS),

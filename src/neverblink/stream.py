@@ -59,6 +59,7 @@ class Stream:
         self.table = Table(self.budget)
         self.cache = StreamCache(self.arena, self.table, slot)
         self.sampler = Sampler(options.speak, processor)
+        self.stops = adapter.stop_ids | {script.end_id}
         self.turn, self.end = 0, 0.0
         self.embeds: dict[int, torch.Tensor] = {}  # vision embeddings of turns that may be fed (again)
         self.table.append(script.opening(), turn=-1, time=0.0)
@@ -88,7 +89,7 @@ class Stream:
         seconds: dict[str, float] = {}
         with timed(seconds, "see"):
             vision: VisionBlock = yield Look([f.pixels for f in chunk.frames], self.options.fps)
-        pieces = self.script.turn(chunk.start, chunk.end, vision.tokens, first=self.turn == 0)
+        pieces = self.script.turn(chunk.start, chunk.end, vision.parts, first=self.turn == 0)
         with timed(seconds, "make_room"):
             self._make_room(chunk, pieces)
         with undone_on_error(self.table, self.sampler.generator):
@@ -172,12 +173,12 @@ class Stream:
             said.append(token)
             kind = Kind.CLOSE if token == self.script.end_id else Kind.SAID
             self.table.append([Piece(kind, (token,))], turn=turn, time=end)
-            if token in self.adapter.stop_ids or len(said) == most:
+            if token in self.stops or len(said) == most:
                 break
             logits = yield from self._feed()
         if token != self.script.end_id:
             self.table.append([Piece(Kind.CLOSE, (self.script.end_id,))], turn=turn, time=end)
-        return said, "end" if token in self.adapter.stop_ids else "length"
+        return said, "end" if token in self.stops else "length"
 
     def _feed(self) -> Steps[torch.Tensor]:
         """Feed every pending row; the logits [vocabulary] of the last one."""
