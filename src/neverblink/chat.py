@@ -156,5 +156,7 @@ class _Reader:
 
     def _behind(self, text: str, start: str) -> str:
         if not text.startswith(start):
-            raise ModelError(f"the chat template writes the same turn in two ways: {start!r} is not in front of {text!r}")
+            raise ModelError(
+                f"the chat template writes the same turn in two ways: {start!r} is not in front of {text!r}"
+            )
         return text[len(start) :]

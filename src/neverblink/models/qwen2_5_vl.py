@@ -29,7 +29,7 @@ class LinearPatches(torch.nn.Module):
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """[patches, values] -> [patches, hidden]."""
         weight: torch.Tensor = self.proj.weight
-        return torch.nn.functional.linear(patches, weight.flatten(1))
+        return torch.nn.functional.linear(patches, weight.flatten(1), self.proj.bias)
 
 
 class Qwen25VL(StockAdapter):

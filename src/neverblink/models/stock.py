@@ -72,7 +72,11 @@ class Checkpoint:
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        beside = self.folder / "chat_template.json"  # where older processors keep it
+        if not tokenizer.chat_template and beside.is_file():
+            tokenizer.chat_template = json.loads(beside.read_text())["chat_template"]
+        return tokenizer
 
     @property
     def quantisation(self) -> str | None:
