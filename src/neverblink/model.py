@@ -13,7 +13,7 @@ import torch
 
 from neverblink.errors import ConfigError, ModelError
 from neverblink.kv.relocate import Positions
-from neverblink.models import families
+from neverblink.models import ABSENT, families
 from neverblink.models.base import Adapter
 from neverblink.models.bundled import BUNDLED, Card, read_card
 from neverblink.models.stock import Checkpoint
@@ -67,15 +67,20 @@ class Model:
             raise ModelError(f"{folder} holds no readable config.json; name a checkpoint folder or hub id") from error
         family = config.get("model_type", "none")
         if family not in set(families):
-            raise ModelError(f"{shown}: unknown model family {family!r}; known: {', '.join(families)}")
+            reason = f": {ABSENT[family]}" if family in ABSENT else ""
+            raise ModelError(
+                f"{shown}: unknown model family {family!r}{reason}; known: {', '.join(families)}; "
+                f"docs/adapters.md tells how to write one"
+            )
         if not list(folder.glob("*.safetensors")):
             raise ModelError(f"{shown} holds no .safetensors weights; other formats can run code and are not read")
         chosen = [choose_device(device), choose_dtype(dtype, device), choose_attention(attn)]
         card = read_card(folder)
+        merged = None if lora is None else Path(lora)
         checkpoint = Checkpoint(
-            folder, chosen[0][1], DTYPES[chosen[1][1]], chosen[2][1], card.name or shown, time_grid, lora and Path(lora)
+            folder, chosen[0][1], DTYPES[chosen[1][1]], chosen[2][1], card.name or shown, time_grid, merged
         )
-        adapter = families[family](checkpoint)
+        adapter = families[family].load(checkpoint)
         return cls(adapter, card, chosen)
 
     @property

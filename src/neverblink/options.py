@@ -78,7 +78,15 @@ class StreamOptions:
         )
 
     def rows(self, adapter: Adapter, script: Script) -> tuple[int, int]:
-        """Rows of the KV cache that a stream will never pass, and how many of them can be anchors."""
+        """Rows of the KV cache that a stream will never pass, and how many of them can be anchors.
+
+        Raises:
+            ConfigError: the policy does not hold for this family.
+        """
+        if self.policy in adapter.refused_policies:
+            raise ConfigError(
+                f"policy {self.policy} does not hold for {adapter.family}: {adapter.refused_policies[self.policy]}"
+            )
         policy, shape = make_policy(self.policy, **self.policy_options), self.shape(adapter, script)
         return policy.rows_needed(shape), policy.anchors_needed(shape)
 

@@ -63,8 +63,8 @@ class Script:
         self.end_id, *close = self.encode(self.chat.answer_close) or (-1,)
         if self.end_id < 0 or len(close) > 1:
             raise ModelError(
-                f"the chat template ends an answer with {self.chat.answer_close!r}, {len(close) + 1} tokens; an end mark "
-                f"and at most one token behind it are needed"
+                f"the chat template ends an answer with {self.chat.answer_close!r}, {len(close) + 1} tokens; an end "
+                f"mark and at most one token behind it are needed"
             )
         self.newline_id = close[0] if close else -1  # what stands behind the end mark; -1: nothing does
         self.silence_ids = self.encode(options.silence)

@@ -92,7 +92,7 @@ class Stream:
         pieces = self.script.turn(chunk.start, chunk.end, vision.parts, first=self.turn == 0)
         with timed(seconds, "make_room"):
             self._make_room(chunk, pieces)
-        with undone_on_error(self.table, self.sampler.generator):
+        with undone_on_error(self.cache, self.sampler.generator):
             with timed(seconds, "read"):
                 logits = yield from self._read(pieces, vision, chunk.end)
             with timed(seconds, "speak"):
@@ -112,7 +112,7 @@ class Stream:
         if not self.turn:
             raise ConfigError("nothing was watched yet; ask after the first chunk")
         pieces = self.options.question(self.script, question)
-        with undone_on_error(self.table, self.sampler.generator, always=not remember):
+        with undone_on_error(self.cache, self.sampler.generator, always=not remember):
             logits = yield from self._read(pieces, None, self.end, turn=self.turn - 1)
             said, _ = yield from self._speak(logits, self.options.speak.answer_tokens, self.end, turn=self.turn - 1)
         return self.script.text_of(said)

@@ -16,7 +16,7 @@ from neverblink.vision.pixels import patchify, squares
 from tests.forced import Forced
 
 FAMILIES = tuple(RECIPES)
-PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5")
+PATCHES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 SIZES = ((56, 56), (56, 84), (84, 56), (112, 84))
 TEXT = {"sink_tokens": 3, "text_window": 4}
 POLICIES: tuple[tuple[str, dict[str, Any]], ...] = (

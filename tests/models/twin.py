@@ -1,4 +1,4 @@
-"""The plain twin of a stream, for every family: its own language model, with an attention that keeps every key for ever.
+"""The plain twin of a stream, for every family: its language model, with an attention that keeps every key for ever.
 
 Each key is turned back to where it was before the rotary embedding and kept. Whenever tokens are fed, the keys of the
 rows that the table holds at that moment are turned from scratch to the places that it gives them, and each new token
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, DynamicCache
 
 NAME = "neverblink_twin"
 
@@ -29,6 +29,7 @@ class FamilyTwin:
         self.adapter, self.lm, self.pad_id = adapter, adapter._lm, pad_id
         self.k: dict[tuple[int, int], torch.Tensor] = {}  # (layer, serial) -> key before the rotary embedding
         self.v: dict[tuple[int, int], torch.Tensor] = {}
+        self.states: Any = None  # of recurrent layers
         AttentionInterface.register(NAME, self.attention)
 
     def hidden(
@@ -43,8 +44,12 @@ class FamilyTwin:
             self.see |= (picture[past:, None] == picture) & (picture[past:, None] >= 0)
         config, before = self.lm.config, self.lm.config._attn_implementation
         config._attn_implementation = NAME
+        if self.adapter.recurrent and not held:
+            self.states = DynamicCache(
+                config=config
+            )  # stock: all that was fed since the rows were last fed from the start
         try:
-            return self.adapter._call(embeds, places[past:].T.float(), None, None)
+            return self.adapter._call(embeds, places[past:].T.float(), self.states, None)
         finally:
             config._attn_implementation = before
 
@@ -58,6 +63,7 @@ class FamilyTwin:
 
     def attention(self, module: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, **how: Any) -> Any:
         layer, past = module.layer_idx, len(self.held)
+        k, v = k[:, :, -len(self.new) :], v[:, :, -len(self.new) :]
         cos, sin = self._angles(module, k.dtype)
         plain = turned(k[0], cos[past:], -sin[past:])
         for i, serial in enumerate(self.new):

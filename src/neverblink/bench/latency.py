@@ -29,7 +29,7 @@ from neverblink.bench.latency_report import check_plot, plot, table
 from neverblink.decoding.speak import Sampler, SpeakOptions
 from neverblink.errors import BudgetError, ConfigError, MissingExtra, NeverblinkError
 from neverblink.kv.policies import make_policy, policies
-from neverblink.script import Script, ScriptOptions
+from neverblink.script import ScriptOptions
 from neverblink.stream import Stream
 from neverblink.types import Caption, Chunk, Frame
 
@@ -177,7 +177,7 @@ def measure(
     meter, process = Meter(model.adapter), psutil.Process()
     options = options_for(model, strategy, work)
     rounds = math.floor(work.seconds / options.chunk_seconds)
-    script = Script(model.adapter.tokenizer, ScriptOptions(**model.card.script))
+    script = model.script(ScriptOptions(**model.card.script))
     streams = [Stream(meter.adapter, script, options) for _ in range(work.streams)]
     for stream in streams:
         stream.sampler = Unending(stream)
@@ -402,16 +402,19 @@ def load(arguments: argparse.Namespace, folder: Path) -> Model:
     from neverblink.bench.shapes import random_model
     from neverblink.model import Model
     from neverblink.training.toy import write_toy_checkpoint
+    from neverblink.training.toys import write_toy
 
     device, dtype, (width, height) = arguments.device, arguments.dtype, arguments.size
     if arguments.shape is None:
         if arguments.random_weights or arguments.layers:
             raise ConfigError("--random-weights and --layers belong to --shape; name a shape, or leave them out")
         name = arguments.model or "bundled"
-        if name != "toy":
+        if name != "toy" and not name.startswith("toy:"):
             return Model.from_pretrained(name, device=device, dtype=dtype)
-        model = Model.from_pretrained(write_toy_checkpoint(folder), device=device, dtype=dtype)
-        model.adapter.name = "toy"
+        family = name.partition(":")[2]
+        written = write_toy(family, folder) if family else write_toy_checkpoint(folder)
+        model = Model.from_pretrained(written, device=device, dtype=dtype)
+        model.adapter.name = name
         return model
     if arguments.model is not None:
         raise ConfigError(f"--model {arguments.model} and --shape {arguments.shape} name two models; take one")
@@ -440,7 +443,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="neverblink bench latency", description=(__doc__ or "").splitlines()[0])
     default = Workload()
     add = parser.add_argument
-    add("--model", help="toy, bundled, a folder or a hub id (default bundled)")
+    add("--model", help="toy, toy:FAMILY (see neverblink models), bundled, a folder or a hub id (default bundled)")
     add("--shape", help="instead of a model: qwen2.5-vl-7b or qwen2.5-vl-3b, built at its real size")
     add("--random-weights", action="store_true", help="what a shape is filled with")
     add("--layers", type=int, help="fewer layers for a shape, to try a machine that is too small for it")

@@ -78,6 +78,9 @@ def watch(
     dtype: Annotated[str | None, _option("float32, bfloat16 or float16; else what suits the device.")] = None,
     attn: Annotated[str | None, _option("Attention implementation, such as sdpa or eager.")] = None,
     revision: Annotated[str | None, _option("Revision of a hub model.")] = None,
+    lora: Annotated[
+        str | None, _option("Folder of a PEFT LoRA adapter to merge into the model.", metavar="DIR")
+    ] = None,
     threads: Annotated[int | None, _option("CPU threads of the model.")] = None,
     sink_tokens: Annotated[int | None, _option("First text tokens that always stay.")] = None,
     text_window: Annotated[int | None, _option("Latest text tokens that stay.")] = None,
@@ -189,7 +192,12 @@ def _load_model(options: WatchOptions) -> Any:
     from neverblink import Model
 
     model = Model.from_pretrained(
-        options.model, device=options.device, dtype=options.dtype, attn=options.attn, revision=options.revision
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        attn=options.attn,
+        revision=options.revision,
+        lora=options.lora,
     )
     if options.threads is None and model.device == "cpu" and model.parameters < SMALL:
         import torch

@@ -63,11 +63,13 @@ class Adapter(Protocol):
     tokenizer: Any
     device: torch.device
     dtype: torch.dtype
-    layers: int
+    layers: int  # that keep keys and values
+    recurrent: frozenset[int]  # numbers of the model's other layers, which keep a state instead (kv/recurrent.py)
     kv_heads: int
     head_dim: int
     fingerprint: str  # changes with any weight or the config; snapshots carry it
     stop_ids: frozenset[int]
+    patches_per_token: float  # of the vision tower, for one vision token
     marks: Marks  # how script.py writes its pictures
     ropes: tuple[str, ...]  # of each layer, the name of its rotary embedding; layers of one name turn alike
     refused_policies: Mapping[str, str]  # KV policies that do not hold for this family, and why
@@ -111,7 +113,8 @@ class Adapter(Protocol):
     def rotation(self, old: torch.Tensor, new: torch.Tensor, rope: str = "") -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin [n, turned] float64 that carry keys baked at positions `old` [n, 3] to positions `new`.
 
-        `turned` is the leading part of head_dim that the family turns, and `rope` one of `ropes`. Composed from the model's own (rounded) angles, so a carried key equals one that was baked there.
+        `turned` is the leading part of head_dim that the family turns, and `rope` one of `ropes`. Composed from the
+        model's own (rounded) angles, so a carried key equals one that was baked there.
         """
         ...
 

@@ -14,8 +14,7 @@ import torch
 
 from neverblink.errors import ModelError
 from neverblink.models.packed import packed_calls
-from neverblink.models.squares import SquareAdapter, square_options
-from neverblink.models.stock import Checkpoint
+from neverblink.models.squares import SquareAdapter
 from neverblink.types import Marks
 from neverblink.vision.pixels import SquareOptions
 
@@ -23,7 +22,8 @@ from neverblink.vision.pixels import SquareOptions
 class Gemma3(SquareAdapter):
     """Adapter of `Gemma3ForConditionalGeneration`."""
 
-    family = "gemma3"
+    family, kind = "gemma3", "Gemma3ForConditionalGeneration"
+    about = "Gemma 3 from 4B on: square frames, seen in both directions; sliding layers"
     marks = Marks(
         "<image_soft_token>",
         before="\n\n<start_of_image>",
@@ -40,6 +40,11 @@ class Gemma3(SquareAdapter):
             raise ModelError(f"{name}: text that is read in both directions, or capped scores, cannot be streamed")
         self.ropes, self._window = tuple(config.layer_types), int(config.sliding_window)
 
+    @staticmethod
+    def tokens_of(config: Any, side: int) -> int:
+        tokens: int = config.mm_tokens_per_image
+        return tokens
+
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         embeds: torch.Tensor = self.model.model.get_image_features(pixel_values=pixels).pooler_output
         return embeds
@@ -54,7 +59,7 @@ class Gemma3(SquareAdapter):
         def sees(layer: Any, segment: Any) -> torch.Tensor | None:
             return seen[segment.start][layer.layer_type]
 
-        ready = {kind: None for kind in set(self.ropes)}
+        ready = dict.fromkeys(self.ropes)
         with packed_calls(self._lm.config):
             return self._call(embeds, positions, cache, ready, packed=cache, sees=sees)
 
@@ -69,10 +74,3 @@ class Gemma3(SquareAdapter):
         near = full & (at[None] > at[n:, None] - self._window)
         found = {"full_attention": full, "sliding_attention": near}
         return {kind: None if see.all() else torch.from_numpy(see).to(self.device) for kind, see in found.items()}
-
-
-def load(checkpoint: Checkpoint) -> Gemma3:
-    """A checkpoint to an adapter."""
-    model = checkpoint.model("Gemma3ForConditionalGeneration")
-    pixels = square_options(checkpoint, model.config.vision_config.image_size)
-    return Gemma3(model, checkpoint.tokenizer(), pixels, model.config.mm_tokens_per_image, checkpoint.name)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from neverblink.models.squares import SquareAdapter, square_options
-from neverblink.models.stock import Checkpoint
+from neverblink.models.squares import SquareAdapter
 from neverblink.types import QWEN, Marks
 
 
 class InternVL(SquareAdapter):
     """Adapter of `InternVLForConditionalGeneration`."""
 
-    family = "internvl"
+    family, kind = "internvl", "InternVLForConditionalGeneration"
+    about = "InternVL 3 and later, in Hugging Face form: square frames, numbered"
     marks = Marks(
         "<IMG_CONTEXT>",
         before="Frame{number}: <img>",
@@ -22,16 +24,15 @@ class InternVL(SquareAdapter):
         placeholder="<video>",
     )
 
+    @staticmethod
+    def tokens_of(config: Any, side: int) -> int:
+        return int((side // config.vision_config.patch_size[0]) ** 2 * config.downsample_ratio**2)
+
+    @staticmethod
+    def side_of(config: Any) -> int:
+        side: int = config.vision_config.image_size[0]
+        return side
+
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         embeds: torch.Tensor = self.model.model.get_image_features(pixel_values=pixels).pooler_output
         return embeds
-
-
-def load(checkpoint: Checkpoint) -> InternVL:
-    """A checkpoint to an adapter."""
-    model = checkpoint.model("InternVLForConditionalGeneration")
-    vision = model.config.vision_config
-    pixels = square_options(checkpoint, vision.image_size[0])
-    # The tower has a place for each patch of its own size, and no other.
-    tokens = int((pixels.side // vision.patch_size[0]) ** 2 * model.config.downsample_ratio**2)
-    return InternVL(model, checkpoint.tokenizer(), pixels, tokens, checkpoint.name)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 
 from neverblink.models.base import Look, VisionBlock
-from neverblink.models.squares import SquareAdapter, in_a_row, square_options
-from neverblink.models.stock import Checkpoint
+from neverblink.models.squares import SquareAdapter, in_a_row
 from neverblink.types import Marks, Part
 
 
 class LlavaOneVision(SquareAdapter):
     """Adapter of `LlavaOnevisionForConditionalGeneration`."""
 
-    family = "llava_onevision"
+    family, kind = "llava_onevision", "LlavaOnevisionForConditionalGeneration"
+    about = "LLaVA-OneVision: square frames, pooled"
     marks = Marks("<video>", placeholder="<video>")
+
+    @staticmethod
+    def tokens_of(config: Any, side: int) -> int:
+        return math.ceil(side // config.vision_config.patch_size / 2) ** 2  # pooled by half
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         clips = self.model.model.get_video_features(pixels[:, None]).pooler_output
@@ -29,12 +36,3 @@ class LlavaOneVision(SquareAdapter):
 
     def max_parts(self, frames: int) -> tuple[Part, ...]:
         return (Part(self.max_vision_tokens(frames)),)
-
-
-def load(checkpoint: Checkpoint) -> LlavaOneVision:
-    """A checkpoint to an adapter."""
-    model = checkpoint.model("LlavaOnevisionForConditionalGeneration")
-    vision = model.config.vision_config
-    pixels = square_options(checkpoint, vision.image_size)
-    tokens = -((-(vision.image_size // vision.patch_size) // 2) ** 2)  # pooled by half, odd sides rounded up
-    return LlavaOneVision(model, checkpoint.tokenizer(), pixels, tokens, checkpoint.name)

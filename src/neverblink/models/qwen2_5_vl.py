@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
 
 from neverblink.models.base import Look, VisionBlock
-from neverblink.models.stock import Checkpoint, StockAdapter
+from neverblink.models.stock import Checkpoint, StockAdapter, stock_time_only
 from neverblink.vision.pixels import PixelOptions, patchify
 
 TimeGrid = Literal["stock", "exact", "flat"]
@@ -45,13 +45,24 @@ class Qwen25VL(StockAdapter):
             quirks of the public StreamingVLM reference.
     """
 
-    family = "qwen2_5_vl"
+    family, kind = "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"
+    about = "Qwen2.5-VL and StreamingVLM: any size of picture, time as a position"
 
     def __init__(self, model: Any, tokenizer: Any, pixels: PixelOptions, name: str = "", time_grid: TimeGrid = "stock"):
         super().__init__(model, tokenizer, name)
         self.pixels, self.time_grid, self._visual = pixels, time_grid, model.model.visual
+        self.patches_per_token = float(pixels.merge**2)
         if not isinstance(self._visual.patch_embed, LinearPatches):
             self._visual.patch_embed = LinearPatches(self._visual.patch_embed)
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint) -> Self:
+        """A checkpoint to an adapter."""
+        if cls.family != "qwen2_5_vl":
+            stock_time_only(checkpoint)
+        model = checkpoint.model(cls.kind)
+        pixels = pixel_options(checkpoint.preprocessor(), model.config)
+        return cls(model, checkpoint.tokenizer(), pixels, checkpoint.name, cast(TimeGrid, checkpoint.time_grid))
 
     def encode_packed(self, looks: Sequence[Look]) -> list[VisionBlock]:
         cut = [patchify(look.frames, self.pixels, self.device) for look in looks]
@@ -126,10 +137,3 @@ def pixel_options(found: dict[str, Any], config: Any, max_pixels: int | None = N
         mean=tuple(found.get("image_mean", PixelOptions().mean)),
         std=tuple(found.get("image_std", PixelOptions().std)),
     )
-
-
-def load(checkpoint: Checkpoint) -> Qwen25VL:
-    """A checkpoint to an adapter."""
-    model = checkpoint.model("Qwen2_5_VLForConditionalGeneration")
-    pixels, grid = read_pixel_options(checkpoint.folder, model.config), cast(TimeGrid, checkpoint.time_grid)
-    return Qwen25VL(model, checkpoint.tokenizer(), pixels, checkpoint.name, grid)

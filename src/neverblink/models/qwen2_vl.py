@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from neverblink.models.qwen2_5_vl import Qwen25VL, pixel_options
-from neverblink.models.stock import Checkpoint, stock_time_only
+from neverblink.models.qwen2_5_vl import Qwen25VL
 
 
 class Qwen2VL(Qwen25VL):
     """Adapter of `Qwen2VLForConditionalGeneration`."""
 
-    family = "qwen2_vl"
+    family, kind = "qwen2_vl", "Qwen2VLForConditionalGeneration"
+    about = "Qwen2-VL: any size of picture, time as a position"
 
     def _step(self, seconds_per_grid: float) -> float:
         return 1.0
-
-
-def load(checkpoint: Checkpoint) -> Qwen2VL:
-    """A checkpoint to an adapter."""
-    stock_time_only(checkpoint)
-    model = checkpoint.model("Qwen2VLForConditionalGeneration")
-    pixels = pixel_options(checkpoint.preprocessor(), model.config)
-    return Qwen2VL(model, checkpoint.tokenizer(), pixels, checkpoint.name)

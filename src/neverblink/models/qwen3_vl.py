@@ -16,8 +16,8 @@ import torch
 from torch.nn.functional import pad
 
 from neverblink.models.base import Look, VisionBlock
-from neverblink.models.qwen2_5_vl import Qwen25VL, pixel_options
-from neverblink.models.stock import Checkpoint, StockAdapter, stock_time_only
+from neverblink.models.qwen2_5_vl import Qwen25VL
+from neverblink.models.stock import StockAdapter
 from neverblink.types import QWEN, Marks, Part
 from neverblink.vision.pixels import patchify
 
@@ -25,7 +25,8 @@ from neverblink.vision.pixels import patchify
 class Qwen3VL(Qwen25VL):
     """Adapter of `Qwen3VLForConditionalGeneration`."""
 
-    family = "qwen3_vl"
+    family, kind = "qwen3_vl", "Qwen3VLForConditionalGeneration"
+    about = "Qwen3-VL, dense: any size of picture, time as text, DeepStack"
     marks = Marks(
         QWEN.pad,
         before="<{seconds:.1f} seconds>" + QWEN.before,
@@ -76,27 +77,11 @@ class Qwen3VL(Qwen25VL):
 class Qwen3VLMoe(Qwen3VL):
     """Adapter of `Qwen3VLMoeForConditionalGeneration`."""
 
-    family = "qwen3_vl_moe"
+    family, kind = "qwen3_vl_moe", "Qwen3VLMoeForConditionalGeneration"
+    about = "Qwen3-VL, mixture of experts: as qwen3_vl"
 
 
 def patch_times(frames: int, fps: float, size: int) -> list[float]:
     """Seconds from a chunk's start to the middle of each temporal patch; the last frame fills the last patch."""
     taken = [min(k, frames - 1) / fps for k in range(-(-frames // size) * size)]
     return [(taken[k] + taken[k + size - 1]) / 2 for k in range(0, len(taken), size)]
-
-
-def load(checkpoint: Checkpoint) -> Qwen3VL:
-    """A checkpoint to an adapter."""
-    return _load(checkpoint, "Qwen3VLForConditionalGeneration", Qwen3VL)
-
-
-def load_moe(checkpoint: Checkpoint) -> Qwen3VL:
-    """A mixture of experts to an adapter."""
-    return _load(checkpoint, "Qwen3VLMoeForConditionalGeneration", Qwen3VLMoe)
-
-
-def _load(checkpoint: Checkpoint, kind: str, adapter: type[Qwen3VL]) -> Qwen3VL:
-    stock_time_only(checkpoint)
-    model = checkpoint.model(kind)
-    pixels = pixel_options(checkpoint.preprocessor(), model.config)
-    return adapter(model, checkpoint.tokenizer(), pixels, checkpoint.name)

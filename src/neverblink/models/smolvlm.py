@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from neverblink.models.squares import SquareAdapter, square_options
-from neverblink.models.stock import Checkpoint
+from neverblink.models.squares import SquareAdapter
 from neverblink.types import Marks
 
 
 class SmolVLM(SquareAdapter):
     """Adapter of `SmolVLMForConditionalGeneration`."""
 
-    family = "smolvlm"
+    family, kind = "smolvlm", "SmolVLMForConditionalGeneration"
+    about = "SmolVLM and SmolVLM2: square frames, each a picture"
     marks = Marks(
         "<image>",
         before="<fake_token_around_image><global-img>",
@@ -20,6 +22,10 @@ class SmolVLM(SquareAdapter):
         item="image",
         placeholder="<image>",
     )
+
+    @staticmethod
+    def tokens_of(config: Any, side: int) -> int:
+        return int((side // config.vision_config.patch_size) ** 2 // config.scale_factor**2)
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         out = self.model.model.get_image_features(pixels[None]).pooler_output
@@ -29,22 +35,5 @@ class SmolVLM(SquareAdapter):
 class Idefics3(SmolVLM):
     """Adapter of `Idefics3ForConditionalGeneration`."""
 
-    family = "idefics3"
-
-
-def load(checkpoint: Checkpoint) -> SmolVLM:
-    """A checkpoint of SmolVLM or SmolVLM2 to an adapter."""
-    return _load(checkpoint, "SmolVLMForConditionalGeneration", SmolVLM)
-
-
-def load_idefics3(checkpoint: Checkpoint) -> SmolVLM:
-    """A checkpoint of Idefics3 to an adapter."""
-    return _load(checkpoint, "Idefics3ForConditionalGeneration", Idefics3)
-
-
-def _load(checkpoint: Checkpoint, kind: str, adapter: type[SmolVLM]) -> SmolVLM:
-    model = checkpoint.model(kind)
-    vision = model.config.vision_config
-    pixels = square_options(checkpoint, vision.image_size)
-    tokens = (pixels.side // vision.patch_size) ** 2 // model.config.scale_factor**2
-    return adapter(model, checkpoint.tokenizer(), pixels, tokens, checkpoint.name)
+    family, kind = "idefics3", "Idefics3ForConditionalGeneration"
+    about = "Idefics3: square frames, each a picture"

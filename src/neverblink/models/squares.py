@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -29,6 +29,26 @@ class SquareAdapter(StockAdapter):
     def __init__(self, model: Any, tokenizer: Any, pixels: SquareOptions, tokens: int, name: str = ""):
         super().__init__(model, tokenizer, name)
         self.pixels, self.tokens = pixels, tokens
+        patch = model.config.vision_config.patch_size
+        self.patches_per_token = (pixels.side // (patch if isinstance(patch, int) else patch[0])) ** 2 / tokens
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint) -> Self:
+        """A checkpoint to an adapter."""
+        model = checkpoint.model(cls.kind)
+        pixels = square_options(checkpoint, cls.side_of(model.config))
+        return cls(model, checkpoint.tokenizer(), pixels, cls.tokens_of(model.config, pixels.side), checkpoint.name)
+
+    @staticmethod
+    def side_of(config: Any) -> int:
+        """Pixels of a side that the tower was made for."""
+        side: int = config.vision_config.image_size
+        return side
+
+    @staticmethod
+    def tokens_of(config: Any, side: int) -> int:
+        """Tokens of one square."""
+        raise NotImplementedError
 
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Squares [n, 3, side, side] to embeddings [n, tokens, hidden]."""

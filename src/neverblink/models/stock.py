@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -101,8 +101,8 @@ class Checkpoint:
             return model
         if self.quantisation:
             raise ModelError(
-                f"{self.name} is quantised with {self.quantisation} and a LoRA adapter cannot be merged into it without "
-                f"loss; merge it into the checkpoint before it is quantised"
+                f"{self.name} is quantised with {self.quantisation}, and a LoRA adapter cannot be merged into that "
+                f"without loss; merge it into the checkpoint before it is quantised"
             )
         try:
             from peft import PeftModel
@@ -127,9 +127,12 @@ class StockAdapter:
     """
 
     family = ""
+    kind = ""  # name of the stock class
+    about = ""  # one line for people: which checkpoints, and how they see
     marks: Marks = QWEN
     axes = 3  # of a position that the rotary embedding takes; 1: places are counted as in text
-    refused_policies: Mapping[str, str] = {}
+    refused_policies: ClassVar[Mapping[str, str]] = {}
+    recurrent: frozenset[int] = frozenset()
 
     def __init__(self, model: Any, tokenizer: Any, name: str = ""):
         self.model, self.tokenizer, self.name = model, tokenizer, name
@@ -160,7 +163,7 @@ class StockAdapter:
         devices = {str(weight.device) for weight in self.model.parameters()}
         if len(devices) > 1:
             raise ModelError(
-                f"the model lies on {', '.join(sorted(devices))}; a stream's cache stands on one device, so load it on one"
+                f"the model lies on {', '.join(sorted(devices))}; a stream's cache stands on one device; load it on one"
             )
         if "sliding_attention" in (getattr(text, "layer_types", None) or ()) and not self._slides:
             raise ModelError(

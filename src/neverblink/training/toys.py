@@ -102,13 +102,14 @@ def _qwen2(ids: Callable[[str], int], text: dict[str, Any]) -> dict[str, Any]:
 
 
 def _qwen2_5(ids: Callable[[str], int], text: dict[str, Any]) -> dict[str, Any]:
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "window_size": 56}
+    vision: dict[str, Any] = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2}
+    vision["window_size"] = 56
     vision |= {"fullatt_block_indexes": [1], "tokens_per_second": 2, "out_hidden_size": HIDDEN}
     return {"text_config": {**text, "rope_parameters": _mrope()}, "vision_config": vision, **_qwen_ids(ids)}
 
 
 def _qwen3_vision() -> dict[str, Any]:
-    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 14}
+    vision: dict[str, Any] = {"depth": 3, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 14}
     return vision | {"out_hidden_size": HIDDEN, "num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
 
 
@@ -124,8 +125,31 @@ def _qwen3_moe(ids: Callable[[str], int], text: dict[str, Any]) -> dict[str, Any
     return config
 
 
+def _qwen3_5(ids: Callable[[str], int], text: dict[str, Any]) -> dict[str, Any]:
+    rope = {**_mrope(), "mrope_interleaved": True, "partial_rotary_factor": 0.5}
+    text = {**text, "head_dim": 2 * HEAD_DIM, "rope_parameters": rope, "num_hidden_layers": 3}
+    text |= {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+    text |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+    text |= {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+    vision = {k: v for k, v in _qwen3_vision().items() if k != "deepstack_visual_indexes"}
+    return {"text_config": text, "vision_config": vision, **_qwen_ids(ids)}
+
+
+def _qwen3_5_moe(ids: Callable[[str], int], text: dict[str, Any]) -> dict[str, Any]:
+    config = _qwen3_5(ids, text)
+    del config["text_config"]["intermediate_size"]
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    config["text_config"] |= {**experts, "shared_expert_intermediate_size": 32}
+    return config
+
+
 def _siglip(**more: Any) -> dict[str, Any]:
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     return {**sizes, "image_size": SIDE, "patch_size": PATCH, **more}
 
 
@@ -165,7 +189,7 @@ def _gemma(ids: Callable[[str], int], text: dict[str, Any]) -> dict[str, Any]:
         "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
     }
     text = {**text, "head_dim": HEAD_DIM, "query_pre_attn_scalar": HEAD_DIM, "rope_parameters": rope}
-    text |= {"sliding_window": 24, "num_hidden_layers": 3}
+    text |= {"sliding_window": 96, "num_hidden_layers": 3}
     return {
         "text_config": {**text, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
         "vision_config": _siglip(model_type="siglip_vision_model", vision_use_head=False),
@@ -184,12 +208,14 @@ def _smol_pixels() -> dict[str, Any]:
 _LLAVA_MARKS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<image>", "<video>")
 _INTERN_MARKS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>")
 _GEMMA_MARKS = ("<pad>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>")
-_SMOL = {"template": SMOL, "marks": _SMOL_MARKS, "end": "<end_of_utterance>", "padding": "<pad>"}
+_SMOL: dict[str, Any] = {"template": SMOL, "marks": _SMOL_MARKS, "end": "<end_of_utterance>", "padding": "<pad>"}
 RECIPES: dict[str, Recipe] = {
     "qwen2_vl": Recipe("Qwen2VL", _qwen2, pixels=_qwen_pixels),
     "qwen2_5_vl": Recipe("Qwen2_5_VL", _qwen2_5, pixels=_qwen_pixels),
     "qwen3_vl": Recipe("Qwen3VL", _qwen3, pixels=_qwen_pixels),
     "qwen3_vl_moe": Recipe("Qwen3VLMoe", _qwen3_moe, pixels=_qwen_pixels),
+    "qwen3_5": Recipe("Qwen3_5", _qwen3_5, pixels=_qwen_pixels),
+    "qwen3_5_moe": Recipe("Qwen3_5Moe", _qwen3_5_moe, pixels=_qwen_pixels),
     "smolvlm": Recipe("SmolVLM", _smol, pixels=_smol_pixels, **_SMOL),
     "idefics3": Recipe("Idefics3", _smol, pixels=_smol_pixels, **_SMOL),
     "internvl": Recipe("InternVL", _intern, INTERN, _INTERN_MARKS),

@@ -64,6 +64,13 @@ def resize(stack: torch.Tensor, options: PixelOptions) -> torch.Tensor:
 def _resize(stack: torch.Tensor, size: tuple[int, int], mode: str = "bicubic") -> torch.Tensor:
     if size == tuple(stack.shape[2:]):
         return stack
+    if stack.shape[2] > size[0] and stack.shape[3] < size[1] and stack.device.type == "cpu":
+        # Where a picture shrinks in height and grows in width, PIL works on its columns first.
+        return _resize(stack.transpose(2, 3), (size[1], size[0]), mode).transpose(2, 3)
+    if mode == "lanczos":
+        rows, columns = (_lanczos(*sides).to(stack.device) for sides in zip(stack.shape[2:], size, strict=True))
+        across = (stack.float() @ columns.T).round_().clamp_(0, 255)
+        return (rows @ across).round_().clamp_(0, 255).to(torch.uint8)
     if stack.device.type == "cpu":
         # On bytes torch rounds and clips between the two passes, as PIL and so the stock processors do.
         return torch.nn.functional.interpolate(stack.contiguous(), size, mode=mode, antialias=True)
@@ -140,19 +147,10 @@ def squares(frames: Sequence[np.ndarray], options: SquareOptions, device: torch.
 
 
 def _square(picture: torch.Tensor, options: SquareOptions) -> torch.Tensor:
-    size = (options.side, options.side)
-    if options.resample != "lanczos":
-        if options.first:
-            picture = _resize(picture, _longest(picture.shape[2], picture.shape[3], options.first), options.resample)
-        return _resize(picture, size, options.resample)
-    high, wide = picture.shape[2:]
-    between = _longest(high, wide, options.first) if options.first else (high, wide)
-    # Both resizes as one product a side: nobody needs the large picture between them.
-    rows = _lanczos(between[0], options.side) @ _lanczos(high, between[0])
-    columns = _lanczos(between[1], options.side) @ _lanczos(wide, between[1])
-    rows, columns = rows.to(picture.device), columns.to(picture.device)
-    across = (picture.float() @ columns.T).round_().clamp_(0, 255)
-    return (rows @ across).round_().clamp_(0, 255).to(torch.uint8)
+    if options.first:
+        longest = _longest(picture.shape[2], picture.shape[3], options.first)
+        picture = _resize(picture, longest, options.resample)
+    return _resize(picture, (options.side, options.side), options.resample)
 
 
 def _longest(high: int, wide: int, edge: int, most: int = 4096) -> tuple[int, int]:
