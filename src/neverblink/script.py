@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, Literal
 
 from neverblink.chat import CHATML, QUERY, TIME, VISION, Layout, chat_of
@@ -93,13 +93,17 @@ class Script:
             previous_ids: content of the previous-text block; the option's own text when None.
         """
         o = self.options
-        if previous_ids is None:
-            previous_ids = self.encode(o.previous_text)
         system = f"{o.system}\n{o.query}" if o.query_in == "system" and o.query else o.system
         chat, encode = self.chat, self._encode_cached
+        # A space in front of words belongs to the first of them, as tokenizers cut a whole text; and what is said
+        # begins with one of its own where a turn's header has none.
+        open_ = chat.previous_open.removesuffix(" ")
+        if previous_ids is None:
+            given = o.previous_text and chat.previous_open[len(open_) :] + o.previous_text
+            previous_ids = self.encode(given)
         return [
             Piece(Kind.SYSTEM, encode(f"{chat.system_open}{system}{chat.system_close}")),
-            Piece(Kind.PREVIOUS_OPEN, encode(chat.previous_open)),
+            Piece(Kind.PREVIOUS_OPEN, encode(open_)),
             Piece(Kind.PREVIOUS, tuple(previous_ids)),
             Piece(Kind.PREVIOUS_CLOSE, encode(chat.previous_close)),
         ]
@@ -137,6 +141,9 @@ class Script:
             else:
                 words.append((Kind.VISION if words[-1][0] == Kind.PIXELS else words[-1][0], item))
         words += [(Kind.USER_CLOSE, self.chat.user_close), (Kind.HEAD, self.chat.head)]
+        for i, ((kind, text), (_, behind)) in enumerate(pairwise(words)):
+            if isinstance(text, str) and text.endswith(" ") and isinstance(behind, str) and behind:
+                words[i], words[i + 1] = (kind, text[:-1]), (words[i + 1][0], " " + behind)
         pieces = []
         # Words of one kind are one piece, so that a tokenizer sees the seams that it would see in the whole text.
         for kind, run in groupby(words, lambda word: word[0]):

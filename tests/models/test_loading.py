@@ -123,6 +123,6 @@ def test_a_lora_adapter_is_merged(family: str, tmp_path: Path) -> None:
 
 
 def test_what_is_no_lora_adapter_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="the LoRA adapter .* does not fit") as error:
+    with pytest.raises(ModelError, match=r"the LoRA adapter .* does not fit") as error:
         Model.from_pretrained(checkpoint("smolvlm"), device="cpu", lora=tmp_path)
     assert "\n" not in str(error.value)

@@ -64,9 +64,6 @@ def resize(stack: torch.Tensor, options: PixelOptions) -> torch.Tensor:
 def _resize(stack: torch.Tensor, size: tuple[int, int], mode: str = "bicubic") -> torch.Tensor:
     if size == tuple(stack.shape[2:]):
         return stack
-    if stack.shape[2] > size[0] and stack.shape[3] < size[1] and stack.device.type == "cpu":
-        # Where a picture shrinks in height and grows in width, PIL works on its columns first.
-        return _resize(stack.transpose(2, 3), (size[1], size[0]), mode).transpose(2, 3)
     if mode == "lanczos":
         rows, columns = (_lanczos(*sides).to(stack.device) for sides in zip(stack.shape[2:], size, strict=True))
         across = (stack.float() @ columns.T).round_().clamp_(0, 255)
