@@ -41,7 +41,8 @@ def watch(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A video file, camera:0 or /dev/video0, rtsp:// http:// https:// (HLS too), screen, or arcade:pong.",
+            help="A video or picture file, camera:0 or /dev/video0, rtsp:// http:// https:// (HLS too), screen, "
+            "or arcade:pong.",
         ),
     ],
     model: Annotated[str | None, _option("Model: bundled, a folder, or a hub id.", _D.model, "MODEL")] = None,
