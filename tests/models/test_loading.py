@@ -122,6 +122,15 @@ def test_a_lora_adapter_is_merged(family: str, tmp_path: Path) -> None:
     assert not [n for n, _ in loaded.adapter.model.named_parameters() if "lora" in n]
 
 
+@pytest.mark.parametrize("family", ["qwen3_vl", "smolvlm"])
+def test_training_another_family_is_refused(family: str) -> None:
+    """Qwen3-VL has places and patches too, and would be trained on another format than its own."""
+    from neverblink.training.sft import trainer
+
+    with pytest.raises(ModelError, match=f"the family {family} cannot be trained yet; take a Qwen2.5-VL"):
+        trainer._load(checkpoint(family), family, trainer.TrainOptions(), "float32", scratch=False)
+
+
 def test_what_is_no_lora_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"the LoRA adapter .* does not fit") as error:
         Model.from_pretrained(checkpoint("smolvlm"), device="cpu", lora=tmp_path)
