@@ -19,7 +19,8 @@ ARROWS = {
     "types": set(),
     "errors": set(),
     "registry": set(),
-    "script": set(),
+    "chat": set(),
+    "script": {"chat"},
     "vision": set(),
     "decoding": set(),
     "kv": {"models.base"},
@@ -65,7 +66,7 @@ ARROWS = {
         "outputs",
         "testing",
     },
-    "cli": {"kv", "model", "models.bundled", "sources", "outputs", "training", "bench"},
+    "cli": {"kv", "model", "models", "sources", "outputs", "training", "bench"},
     "__init__": {"model", "options", "stream", "script", "decoding", "sources"},
     "__main__": {"cli"},
 }

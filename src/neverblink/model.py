@@ -14,9 +14,10 @@ import torch
 
 from neverblink.errors import ConfigError, ModelError
 from neverblink.kv.relocate import Positions
-from neverblink.models import families
+from neverblink.models import ABSENT, families
 from neverblink.models.base import Adapter, VisionBlock, answer
 from neverblink.models.bundled import BUNDLED, Card, read_card
+from neverblink.models.stock import Checkpoint
 from neverblink.options import StreamOptions
 from neverblink.script import Script, ScriptOptions
 from neverblink.stream import Stream
@@ -51,6 +52,7 @@ class Model:
         attn: str | None = None,
         revision: str | None = None,
         time_grid: str = "stock",
+        lora: str | os.PathLike[str] | None = None,
     ) -> Model:
         """Load a model.
 
@@ -61,6 +63,7 @@ class Model:
             attn: "sdpa", "eager" or "flash_attention_2"; None chooses.
             revision: branch, tag or commit of a hub repository.
             time_grid: "stock", or a quirk of the public reference (see `Qwen25VL`).
+            lora: folder of a PEFT adapter, which is merged into the weights.
 
         Raises:
             ModelError: nothing there, not a model, or of an unknown family.
@@ -72,19 +75,20 @@ class Model:
             raise ModelError(f"{folder} holds no readable config.json; name a checkpoint folder or hub id") from error
         family = config.get("model_type", "none")
         if family not in set(families):
-            raise ModelError(f"{shown}: unknown model family {family!r}; known: {', '.join(families)}")
+            reason = f": {ABSENT[family]}" if family in ABSENT else ""
+            raise ModelError(
+                f"{shown}: unknown model family {family!r}{reason}; known: {', '.join(families)}; "
+                f"docs/adapters.md tells how to write one"
+            )
         if not list(folder.glob("*.safetensors")):
             raise ModelError(f"{shown} holds no .safetensors weights; other formats can run code and are not read")
         chosen = [choose_device(device), choose_dtype(dtype, device), choose_attention(attn)]
         card = read_card(folder)
-        adapter = families[family](
-            folder,
-            device=chosen[0][1],
-            dtype=DTYPES[chosen[1][1]],
-            attn=chosen[2][1],
-            name=card.name or shown,
-            time_grid=time_grid,
+        merged = None if lora is None else Path(lora)
+        checkpoint = Checkpoint(
+            folder, chosen[0][1], DTYPES[chosen[1][1]], chosen[2][1], card.name or shown, time_grid, merged
         )
+        adapter = families[family].load(checkpoint)
         return cls(adapter, card, chosen)
 
     @property
@@ -123,8 +127,12 @@ class Model:
         Raises:
             BudgetError: the KV cache does not fit in memory.
         """
-        writer = Script(self.adapter.tokenizer, script or ScriptOptions(**self.card.script))
+        writer = self.script(script or ScriptOptions(**self.card.script))
         return Stream(self.adapter, writer, options or self.options(), processor)
+
+    def script(self, options: ScriptOptions = ScriptOptions()) -> Script:
+        """What writes this model's turns."""
+        return Script(self.adapter.tokenizer, options, self.adapter.marks)
 
     def options(self, policy: str = "streaming", policy_options: Mapping[str, Any] | None = None) -> StreamOptions:
         """The checkpoint's own defaults for a policy, with windows of the caller's on top."""
@@ -156,7 +164,7 @@ class Model:
         from neverblink.engine import Engine
         from neverblink.engine.memory import MOST
 
-        writer = Script(self.adapter.tokenizer, script or ScriptOptions(**self.card.script))
+        writer = self.script(script or ScriptOptions(**self.card.script))
         pipeline = self.device != "cpu" if pipeline is None else pipeline
         return Engine(
             self.adapter,

@@ -77,7 +77,7 @@ class StreamOptions:
     def shape(self, adapter: Adapter, script: Script) -> Shape:
         """Upper bounds of a stream's turns, from which a policy computes its budget."""
         opening = script.opening()
-        turn = script.turn(1e7, 1e7, adapter.max_vision_tokens(self.frames), first=True)
+        turn = script.turn(1e7, 1e7, adapter.max_parts(self.frames), first=True)
         return Shape(
             opening=sum(len(p.ids) for p in opening if p.kind != Kind.PREVIOUS),
             previous=sum(len(p.ids) for p in opening if p.kind == Kind.PREVIOUS),
@@ -88,7 +88,15 @@ class StreamOptions:
         )
 
     def rows(self, adapter: Adapter, script: Script) -> tuple[int, int]:
-        """Rows of the KV cache that a stream will never pass, and how many of them can be anchors."""
+        """Rows of the KV cache that a stream will never pass, and how many of them can be anchors.
+
+        Raises:
+            ConfigError: the policy does not hold for this family.
+        """
+        if self.policy in adapter.refused_policies:
+            raise ConfigError(
+                f"policy {self.policy} does not hold for {adapter.family}: {adapter.refused_policies[self.policy]}"
+            )
         policy, shape = make_policy(self.policy, **self.policy_options), self.shape(adapter, script)
         return policy.rows_needed(shape), policy.anchors_needed(shape)
 

@@ -25,6 +25,10 @@ class Registry:
         """Register an object, or a "module:attribute" string, under a name."""
         self._targets[name] = target
 
+    def remove(self, name: str) -> None:
+        """Forget a name that was added."""
+        del self._targets[name]
+
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(set(self._targets) | {e.name for e in self._entries()}))
 

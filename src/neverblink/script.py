@@ -6,12 +6,16 @@ cannot drift apart (they did in the public code of StreamingVLM; paper section 3
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby, pairwise
 from typing import Any, Literal
 
+from neverblink.chat import CHATML, QUERY, TIME, VISION, Layout, chat_of
 from neverblink.errors import ConfigError, ModelError
-from neverblink.types import Kind, Piece
+from neverblink.types import QWEN, Kind, Marks, Part, Piece
 
 SYSTEM = "You are a helpful assistant."
 SILENCE = " ..."
@@ -32,35 +36,45 @@ class Script:
     """Writes turns as tokens. Every piece is tokenised on its own and concatenated by id.
 
     Args:
-        tokenizer: a Hugging Face tokenizer with the chat marks of the Qwen-VL families.
+        tokenizer: a Hugging Face tokenizer. Its chat template is the format; without one it is ChatML.
         options: the words around the video.
+        marks: how the family writes pictures.
 
     Raises:
-        ModelError: the tokenizer lacks one of the chat marks.
+        ModelError: the tokenizer lacks a mark, or its chat template does not write what a stream needs.
         ConfigError: the query is empty where the format needs one, or holds a chat mark.
     """
 
     MARKS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
 
-    def __init__(self, tokenizer: Any, options: ScriptOptions = ScriptOptions()):
-        self.tokenizer = tokenizer
-        self.options = options
+    def __init__(self, tokenizer: Any, options: ScriptOptions = ScriptOptions(), marks: Marks = QWEN):
+        self.tokenizer, self.options, self.marks = tokenizer, options, marks
+        self.chat = chat_of(tokenizer, marks)
         known = tokenizer.get_vocab()
-        for mark in self.MARKS:
+        for mark in (marks.pad,) if self.chat is not CHATML else (*self.MARKS[:2], *self._marks_of(marks)):
             if mark not in known:
-                raise ModelError(f"the tokenizer has no {mark}; neverblink needs a chat tokenizer of a Qwen-VL family")
+                raise ModelError(f"the tokenizer has no {mark}; neverblink needs the chat tokenizer of this family")
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        # A chat mark in a user's words would end the turn early: injection, not text.
+        self._chat_marks = sorted({*special, *tokenizer.all_special_tokens, marks.pad} & known.keys())
         for words in (options.system, options.query, options.previous_text):
             self._refuse_marks(words)
-        self.start_id, self.end_id, self.vision_start_id, self.vision_end_id, self.pad_id = (
-            known[m] for m in self.MARKS
-        )
-        self.newline_id = self.encode("\n")[-1]
+        self.pad_id = known[marks.pad]
+        self.end_id, *close = self.encode(self.chat.answer_close) or (-1,)
+        if self.end_id < 0 or len(close) > 1:
+            raise ModelError(
+                f"the chat template ends an answer with {self.chat.answer_close!r}, {len(close) + 1} tokens; an end "
+                f"mark and at most one token behind it are needed"
+            )
+        self.newline_id = close[0] if close else -1  # what stands behind the end mark; -1: nothing does
         self.silence_ids = self.encode(options.silence)
         self._encode_cached = lru_cache(maxsize=256)(self.encode)
 
+    def _marks_of(self, marks: Marks) -> list[str]:
+        return [*re.findall(r"<\|\w+\|>", marks.before + marks.after), marks.pad]
+
     def _refuse_marks(self, words: str) -> None:
-        # A chat mark in a user's words would end the turn early: injection, not text.
-        for mark in (*self.MARKS, "<|endoftext|>", "<|image_pad|>"):
+        for mark in self._chat_marks:
             if mark in words:
                 raise ConfigError(f"the text holds the chat mark {mark}; take it out: {words[:60]!r}")
 
@@ -79,60 +93,80 @@ class Script:
             previous_ids: content of the previous-text block; the option's own text when None.
         """
         o = self.options
-        if previous_ids is None:
-            previous_ids = self.encode(o.previous_text)
         system = f"{o.system}\n{o.query}" if o.query_in == "system" and o.query else o.system
-        mark, end, newline = (self.start_id,), (self.end_id,), (self.newline_id,)
+        chat, encode = self.chat, self._encode_cached
+        # A space in front of words belongs to the first of them, as tokenizers cut a whole text; and what is said
+        # begins with one of its own where a turn's header has none.
+        open_ = chat.previous_open.removesuffix(" ")
+        if previous_ids is None:
+            given = o.previous_text and chat.previous_open[len(open_) :] + o.previous_text
+            previous_ids = self.encode(given)
         return [
-            Piece(Kind.SYSTEM, mark + self._encode_cached(f"system\n{system}") + end + newline),
-            Piece(Kind.PREVIOUS_OPEN, mark + self._encode_cached("previous text\n")),
+            Piece(Kind.SYSTEM, encode(f"{chat.system_open}{system}{chat.system_close}")),
+            Piece(Kind.PREVIOUS_OPEN, encode(open_)),
             Piece(Kind.PREVIOUS, tuple(previous_ids)),
-            Piece(Kind.PREVIOUS_CLOSE, end + newline),
+            Piece(Kind.PREVIOUS_CLOSE, encode(chat.previous_close)),
         ]
 
-    def turn(self, start: float, end: float, vision_tokens: int, *, first: bool) -> list[Piece]:
+    def turn(self, start: float, end: float, vision: int | Sequence[Part], *, first: bool) -> list[Piece]:
         """The user turn of one chunk and the header of the answer.
 
         Args:
             start, end: media seconds of the chunk.
-            vision_tokens: number of merged patches; their ids are the pad mark.
+            vision: its parts, or the tokens of its only one; their ids are the pad mark.
             first: the first turn of a stream, which carries the query when `query_in` is "first-turn".
         """
         query = self.options.query if first and self.options.query_in == "first-turn" else ""
-        return [
-            Piece(Kind.USER, (self.start_id, *self._encode_cached("user\n"))),
-            Piece(Kind.TIME, self.encode(f"Time={start:.1f}-{end:.1f}s")),
-            Piece(Kind.VISION, (self.vision_start_id,)),
-            Piece(Kind.PIXELS, (self.pad_id,) * vision_tokens),
-            Piece(Kind.VISION, (self.vision_end_id,)),
-            Piece(Kind.QUERY, self._encode_cached(query)),
-            *self._answer_header(),
-        ]
+        parts = (Part(vision),) if isinstance(vision, int) else vision
+        time = self.marks.time.format(start=start, end=end)
+        return self._write(self.chat.turn if query else self.chat.quiet, query, time, start, parts)
 
     def question(self, words: str) -> list[Piece]:
         """A user turn of words only, asked in mid-stream, and the header of the answer."""
         self._refuse_marks(words)
         if not words.strip():
             raise ConfigError("the question is empty; ask something, or leave it out")
-        return [
-            Piece(Kind.USER, (self.start_id, *self._encode_cached("user\n"))),
-            Piece(Kind.QUERY, self.encode(words)),
-            *self._answer_header(),
-        ]
+        return self._write(self.chat.question, words)
 
-    def _answer_header(self) -> list[Piece]:
-        return [
-            Piece(Kind.USER_CLOSE, (self.end_id, self.newline_id)),
-            Piece(Kind.HEAD, (self.start_id, *self._encode_cached("assistant\n"))),
-        ]
+    def _write(
+        self, layout: Layout, query: str, time: str = "", start: float = 0.0, parts: Sequence[Part] = ()
+    ) -> list[Piece]:
+        kinds = {TIME: Kind.TIME, VISION: Kind.VISION, QUERY: Kind.QUERY}
+        words: list[tuple[Kind, str | int]] = [(Kind.USER, layout[0])]  # text, or a number of pads
+        for item in layout[1:]:
+            if item == VISION:
+                words += self._pictures(start, parts)
+            elif item in kinds:
+                words.append((kinds[item], time if item == TIME else query))
+            else:
+                words.append((Kind.VISION if words[-1][0] == Kind.PIXELS else words[-1][0], item))
+        words += [(Kind.USER_CLOSE, self.chat.user_close), (Kind.HEAD, self.chat.head)]
+        for i, ((kind, text), (_, behind)) in enumerate(pairwise(words)):
+            if isinstance(text, str) and text.endswith(" ") and isinstance(behind, str) and behind:
+                words[i], words[i + 1] = (kind, text[:-1]), (words[i + 1][0], " " + behind)
+        pieces = []
+        # Words of one kind are one piece, so that a tokenizer sees the seams that it would see in the whole text.
+        for kind, run in groupby(words, lambda word: word[0]):
+            if kind == Kind.PIXELS:
+                pieces.append(Piece(kind, (self.pad_id,) * sum(int(count) for _, count in run)))
+            else:
+                pieces.append(Piece(kind, self._encode_cached("".join(str(text) for _, text in run))))
+        return pieces
+
+    def _pictures(self, start: float, parts: Sequence[Part]) -> Iterator[tuple[Kind, str | int]]:
+        for number, part in enumerate(parts, 1):
+            before = self.marks.before.format(seconds=start + part.time, number=number)
+            yield Kind.VISION, (self.marks.between if number > 1 else "") + before
+            yield Kind.PIXELS, part.tokens
+            yield Kind.VISION, self.marks.after
 
     def said(self, text: str) -> tuple[int, ...]:
         """What the model is to say in one second, as training teaches it: text, silence mark, end of turn."""
         return (*self.encode(text), *self.silence_ids, self.end_id)
 
     def close(self) -> Piece:
-        """The newline that closes an assistant turn, written in front of the next turn."""
-        return Piece(Kind.CLOSE, (self.newline_id,))
+        """What closes an assistant turn behind its end mark, written in front of the next turn; may be empty."""
+        return Piece(Kind.CLOSE, (self.newline_id,) if self.newline_id >= 0 else ())
 
     def without_silence(self, ids: tuple[int, ...] | list[int]) -> tuple[int, ...]:
         """Said ids without the silence mark at their end."""

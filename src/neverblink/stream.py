@@ -59,7 +59,7 @@ class Stream:
         self.table = Table(self.budget)
         self.cache = StreamCache(self.arena, self.table, slot)
         self.sampler = Sampler(options.speak, processor)
-        self.turn, self.end = 0, 0.0
+        self.stops, self.turn, self.end = adapter.stop_ids | {script.end_id}, 0, 0.0
         self.embeds: dict[int, torch.Tensor] = {}  # vision embeddings of turns that may be fed (again)
         self.table.append(script.opening(), turn=-1, time=0.0)
 
@@ -90,10 +90,10 @@ class Stream:
         seconds: dict[str, float] = {}
         with timed(seconds, "see"):
             vision: VisionBlock = seen or (yield self.options.look(chunk))
-        pieces = self.script.turn(chunk.start, chunk.end, vision.tokens, first=self.turn == 0)
+        pieces = self.script.turn(chunk.start, chunk.end, vision.parts, first=self.turn == 0)
         with timed(seconds, "make_room"):
             self._make_room(chunk, pieces)
-        with undone_on_error(self.table, self.sampler.generator):
+        with undone_on_error(self.cache, self.sampler.generator):
             with timed(seconds, "read"):
                 logits = yield from self._read(pieces, vision, chunk.end)
             with timed(seconds, "speak"):
@@ -113,7 +113,7 @@ class Stream:
         if not self.turn:
             raise ConfigError("nothing was watched yet; ask after the first chunk")
         pieces = self.options.question(self.script, question)
-        with undone_on_error(self.table, self.sampler.generator, always=not remember):
+        with undone_on_error(self.cache, self.sampler.generator, always=not remember):
             logits = yield from self._read(pieces, None, self.end, turn=self.turn - 1)
             said, _ = yield from self._speak(logits, self.options.speak.answer_tokens, self.end, turn=self.turn - 1)
         return self.script.text_of(said)
@@ -174,12 +174,12 @@ class Stream:
             said.append(token)
             kind = Kind.CLOSE if token == self.script.end_id else Kind.SAID
             self.table.append([Piece(kind, (token,))], turn=turn, time=end)
-            if token in self.adapter.stop_ids or len(said) == most:
+            if token in self.stops or len(said) == most:
                 break
             logits = yield from self._feed()
         if token != self.script.end_id:
             self.table.append([Piece(Kind.CLOSE, (self.script.end_id,))], turn=turn, time=end)
-        return said, "end" if token in self.adapter.stop_ids else "length"
+        return said, "end" if token in self.stops else "length"
 
     def _feed(self) -> Steps[torch.Tensor | int]:
         """Feed every pending row; what `_read` returns."""

@@ -116,3 +116,31 @@ class Piece(NamedTuple):
 
     kind: Kind
     ids: tuple[int, ...]
+
+
+class Part(NamedTuple):
+    """A run of vision tokens that stands alone in the text: a whole clip, a moment of it, or one picture."""
+
+    tokens: int
+    time: float = 0.0  # seconds from the start of the chunk to its pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """How a family writes pictures into its text. Names of tokens, which the tokenizer turns into ids."""
+
+    pad: str  # the token that holds the place of each vision embedding
+    before: str = ""  # in front of each part; {seconds} is its time, {number} counts from 1
+    after: str = ""
+    between: str = ""  # two parts
+    time: str = "Time={start:.1f}-{end:.1f}s"  # the words in front of a chunk; "" where the parts say their own time
+    item: Literal["video", "image"] = "video"  # what the chat template is given for the pictures of one chunk
+    placeholder: str = ""  # what it writes for that, to be replaced by the parts with their marks
+
+
+QWEN = Marks(
+    "<|video_pad|>",
+    before="<|vision_start|>",
+    after="<|vision_end|>",
+    placeholder="<|vision_start|><|video_pad|><|vision_end|>",
+)

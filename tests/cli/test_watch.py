@@ -56,11 +56,13 @@ def test_captions_go_to_stdout_and_to_the_files(
 
 def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = "watch x.mp4 --model there --device cpu --dtype float32 --attn eager --revision r1 --fps 4 --seconds 2"
+    arguments += " --lora tuned"
     arguments += " --policy sliding --vision-window 8 --positions native --seed 3 --temperature 0.5 --start 1 --end 9"
     assert (
         main([*arguments.split(), "--realtime", "--pipeline", "--ask", "1.5:Who leads?", "--query", "the score"]) == 0
     )
-    assert scripted.loaded == [("there", {"device": "cpu", "dtype": "float32", "attn": "eager", "revision": "r1"})]
+    loaded = {"device": "cpu", "dtype": "float32", "attn": "eager", "revision": "r1", "lora": "tuned"}
+    assert scripted.loaded == [("there", loaded)]
     assert scripted.watched[0] == {
         "source": "x.mp4",
         "fps": 4.0,

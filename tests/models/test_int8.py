@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from neverblink import Model, SpeakOptions, StreamOptions
-from neverblink.errors import ConfigError
+from neverblink.errors import ConfigError, ModelError
 from neverblink.model import choose_dtype
 from neverblink.models.int8 import Int8Linear
 from tests.checkpoints import toy_checkpoint
+from tests.models import families
 from tests.models.test_lean import Seeing, chunk_of
 
 
@@ -54,3 +55,22 @@ def test_bytes_are_for_a_cpu() -> None:
     with pytest.raises(ConfigError, match="dtype int8 is for a CPU and the device is mps; use bfloat16"):
         choose_dtype("int8", "mps")
     assert ("dtype", "int8", "asked for") == choose_dtype("int8", "cpu")
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen3_5", "gemma3"])
+def test_other_families_in_bytes_are_close_to_themselves(family: str) -> None:
+    """No layer of their decoders is left in floats."""
+    seen = {}
+    for dtype in ("float32", "int8"):
+        model, seeing = Model.from_pretrained(families.checkpoint(family), device="cpu", dtype=dtype), Seeing()
+        options = StreamOptions(speak=SpeakOptions(max_tokens_per_second=1))
+        model.stream(options, processor=seeing).step(chunk_of(0))
+        seen[dtype] = seeing.seen[0]
+    off = (seen["int8"] - seen["float32"]).norm() / seen["float32"].norm()
+    assert 0 < off < 0.2
+    assert not any(isinstance(part, torch.nn.Linear) for part in model.adapter.model.get_decoder().layers.modules())
+
+
+def test_experts_are_not_in_linear_layers() -> None:
+    with pytest.raises(ModelError, match=r"dtype int8 knows linear layers only, and .* weights are in none"):
+        Model.from_pretrained(families.checkpoint("qwen3_vl_moe"), device="cpu", dtype="int8")

@@ -101,7 +101,8 @@ def test_fit_never_passes_the_pixel_budget() -> None:
 def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
     for content, reason in (
         (None, "no readable config.json"),
-        ({"model_type": "gpt2"}, "unknown model family 'gpt2'; known: qwen2_5_vl"),
+        ({"model_type": "gpt2"}, r"unknown model family 'gpt2'; known: gemma3, .*qwen2_5_vl.*; docs/adapters.md tells"),
+        ({"model_type": "glm4v"}, "unknown model family 'glm4v': its rotary embedding turns neighbouring values"),
         ({"model_type": "qwen2_5_vl"}, "no .safetensors weights"),
     ):
         if content is not None:

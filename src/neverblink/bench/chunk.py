@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from neverblink.model import Model
-from neverblink.models import qwen2_5_vl
+from neverblink.models import stock as shared
 from neverblink.presets import streaming_vlm
 from neverblink.stream import Stream
 from neverblink.types import Caption, Chunk, Frame
@@ -68,14 +68,14 @@ def run(
     grid = wanted.time_grid if wanted else "stock"
     model = Model.from_pretrained(name, device="cpu", dtype="float32", time_grid=grid)
     adapter: Any = model.adapter
-    large = qwen2_5_vl.LARGE_VOCABULARY
+    large = shared.LARGE_VOCABULARY
     if stock:
-        adapter.lean, qwen2_5_vl.LARGE_VOCABULARY = False, sys.maxsize
+        adapter.lean, shared.LARGE_VOCABULARY = False, sys.maxsize
     try:
         stream = model.stream(wanted.options, wanted.script) if wanted else model.stream()
         return {"model": model.name, "stock": stock, **chunk(stream, chunks, size, fps or round(stream.options.fps))}
     finally:
-        qwen2_5_vl.LARGE_VOCABULARY = large
+        shared.LARGE_VOCABULARY = large
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ weight. Nothing that computes the same numbers is faster, so a measured time is 
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +17,9 @@ from typing import Any
 import torch
 
 from neverblink.models.base import Adapter
+
+# What stands behind a tower, in the names that the families give it, and works on merged tokens.
+_BEHIND = re.compile("merger|connector|multi_modal_projector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,8 @@ class Sizes:
         self.bytes_per_token = sum(p.numel() * p.element_size() for p in (*layers, head))
         self.layers = _products(layers)  # multiply-adds a fed token
         self.head = head.numel()  # multiply-adds for the logits of one token
-        self.tower = _products(p for name, p in vision if "merger" not in name)  # multiply-adds a patch
-        self.merger = _products(p for name, p in vision if "merger" in name)  # multiply-adds a merged token
+        self.tower = _products(p for name, p in vision if not _BEHIND.search(name))  # multiply-adds a patch
+        self.merger = _products(p for name, p in vision if _BEHIND.search(name))  # multiply-adds a merged token
         self.attention = adapter.layers * model.config.get_text_config().num_attention_heads * adapter.head_dim
 
     @cached_property
@@ -122,7 +126,8 @@ class Meter:
         blocks = encode()
         self.wait()
         tokens = sum(block.tokens for block in blocks)
-        more, w = self.sizes.vision_flops(tokens, tokens * self.adapter.pixels.merge**2), self._work
+        patches = sum(round(block.tokens * self.adapter.patches_per_token) for block in blocks)
+        more, w = self.sizes.vision_flops(tokens, patches), self._work
         self._work = replace(
             w,
             vision_tokens=w.vision_tokens + tokens,

@@ -216,7 +216,7 @@ def measure(
     meter, process = Meter(model.adapter), psutil.Process()
     options = options_for(model, strategy, work)
     rounds = math.floor(work.seconds / options.chunk_seconds)
-    script = Script(model.adapter.tokenizer, ScriptOptions(**model.card.script))
+    script = model.script(ScriptOptions(**model.card.script))
     ask: Ask = _first_token_seconds
     if drive is None and work.streams > 1:
         packed = Packed(meter.adapter, script, options, work.streams)
@@ -454,16 +454,19 @@ def load(arguments: argparse.Namespace, folder: Path) -> Model:
     from neverblink.bench.shapes import random_model
     from neverblink.model import Model
     from neverblink.training.toy import write_toy_checkpoint
+    from neverblink.training.toys import write_toy
 
     device, dtype, (width, height) = arguments.device, arguments.dtype, arguments.size
     if arguments.shape is None:
         if arguments.random_weights or arguments.layers:
             raise ConfigError("--random-weights and --layers belong to --shape; name a shape, or leave them out")
         name = arguments.model or "bundled"
-        if name != "toy":
+        if name != "toy" and not name.startswith("toy:"):
             return Model.from_pretrained(name, device=device, dtype=dtype)
-        model = Model.from_pretrained(write_toy_checkpoint(folder), device=device, dtype=dtype)
-        model.adapter.name = "toy"
+        family = name.partition(":")[2]
+        written = write_toy(family, folder) if family else write_toy_checkpoint(folder)
+        model = Model.from_pretrained(written, device=device, dtype=dtype)
+        model.adapter.name = name
         return model
     if arguments.model is not None:
         raise ConfigError(f"--model {arguments.model} and --shape {arguments.shape} name two models; take one")
@@ -492,7 +495,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="neverblink bench latency", description=(__doc__ or "").splitlines()[0])
     default = Workload()
     add = parser.add_argument
-    add("--model", help="toy, bundled, a folder or a hub id (default bundled)")
+    add("--model", help="toy, toy:FAMILY (see neverblink models), bundled, a folder or a hub id (default bundled)")
     add("--shape", help="instead of a model: qwen2.5-vl-7b or qwen2.5-vl-3b, built at its real size")
     add("--random-weights", action="store_true", help="what a shape is filled with")
     add("--layers", type=int, help="fewer layers for a shape, to try a machine that is too small for it")
@@ -552,6 +555,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.cuda_graph:
             if model.device != "cuda":
                 raise ConfigError(f"--cuda-graph is for a CUDA device and the model is on {model.device}; leave it out")
+            if not getattr(model.adapter, "can_graph", False):
+                raise ConfigError(f"--cuda-graph does not know the text model of {model.adapter.family}; leave it out")
             model.adapter.graph = True  # type: ignore[attr-defined]
         drive = round_robin if args.one_by_one else None
         for line, measured in run(model, args.strategies.split(","), work, tell=_tell, drive=drive):

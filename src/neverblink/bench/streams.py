@@ -26,7 +26,7 @@ import torch
 from neverblink.engine import Engine
 from neverblink.model import Model
 from neverblink.options import StreamOptions
-from neverblink.script import Script, ScriptOptions
+from neverblink.script import ScriptOptions
 from neverblink.sources import chunks, open_source
 from neverblink.sources.base import SourceOptions
 from neverblink.types import Chunk
@@ -52,7 +52,7 @@ def streams(model: Model, count: int, seconds: int, questions: int, game: str = 
     seeded = [replace(options, speak=replace(options.speak, seed=i)) for i in range(count)]
     script = ScriptOptions(**model.card.script)
     solo = [model.stream(o, script) for o in seeded]
-    engine = Engine(model.adapter, Script(model.adapter.tokenizer, script), [options], max_streams=count)
+    engine = Engine(model.adapter, model.script(script), [options], max_streams=count)
     for i, own in enumerate(seeded):
         engine.add(str(i), options=own, overload="slow")
     wall, cpu = {"solo": 0.0, "packed": 0.0}, {"solo": 0.0, "packed": 0.0}

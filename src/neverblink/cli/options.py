@@ -37,6 +37,7 @@ class WatchOptions:
     dtype: str | None = None
     attn: str | None = None
     revision: str | None = None
+    lora: str | None = None  # folder of a PEFT adapter
     threads: int | None = None  # None: 1 for a small model on a CPU, else torch's own choice
     sink_tokens: int | None = None  # None for these three: the policy's own
     text_window: int | None = None  # tokens

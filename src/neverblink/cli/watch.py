@@ -43,8 +43,8 @@ def watch(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="A video file, camera:0 or /dev/video0, rtsp:// http:// https:// (HLS too), screen, or arcade:pong; "
-            "several are watched at once.",
+            help="A video or picture file, camera:0 or /dev/video0, rtsp:// http:// https:// (HLS too), screen, or "
+            "arcade:pong; several are watched at once.",
         ),
     ],
     model: Annotated[str | None, _option("Model: bundled, a folder, or a hub id.", _D.model, "MODEL")] = None,
@@ -83,6 +83,9 @@ def watch(
     ] = None,
     attn: Annotated[str | None, _option("Attention implementation, such as sdpa or eager.")] = None,
     revision: Annotated[str | None, _option("Revision of a hub model.")] = None,
+    lora: Annotated[
+        str | None, _option("Folder of a PEFT LoRA adapter to merge into the model.", metavar="DIR")
+    ] = None,
     threads: Annotated[int | None, _option("CPU threads of the model.")] = None,
     sink_tokens: Annotated[int | None, _option("First text tokens that always stay.")] = None,
     text_window: Annotated[int | None, _option("Latest text tokens that stay.")] = None,
@@ -292,7 +295,12 @@ def _load_model(options: WatchOptions) -> Any:
     from neverblink import Model
 
     model = Model.from_pretrained(
-        options.model, device=options.device, dtype=options.dtype, attn=options.attn, revision=options.revision
+        options.model,
+        device=options.device,
+        dtype=options.dtype,
+        attn=options.attn,
+        revision=options.revision,
+        lora=options.lora,
     )
     if options.threads is None and model.device == "cpu" and model.parameters < SMALL:
         import torch

@@ -17,6 +17,7 @@ class Arena:
     Args:
         max_rows: rows of a slot.
         anchor_rows: rows of a slot that can have a master.
+        layers: those that keep rows. recurrent: numbers of the model's other layers, which keep a state instead.
 
     Raises:
         BudgetError: the memory is not there; the message holds the arithmetic.
@@ -33,7 +34,9 @@ class Arena:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device | str,
+        recurrent: frozenset[int] = frozenset(),
     ):
+        self.recurrent = recurrent
         self.layers, self.slots, self.max_rows, self.anchor_rows = layers, slots, max_rows, min(anchor_rows, max_rows)
         self.dtype, self.device = dtype, torch.device(device)
         self.nbytes = layers * slots * kv_heads * (2 * max_rows + self.anchor_rows) * head_dim * dtype.itemsize
@@ -75,4 +78,5 @@ class Arena:
             head_dim=adapter.head_dim,
             dtype=adapter.dtype,
             device=adapter.device,
+            recurrent=adapter.recurrent,
         )

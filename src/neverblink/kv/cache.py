@@ -13,6 +13,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from neverblink.kv.arena import Arena
+from neverblink.kv.recurrent import Recurrent, State
 from neverblink.kv.table import Table
 
 
@@ -57,8 +58,27 @@ class StreamCache(Cache):
     forward that fails leaves nothing behind."""
 
     def __init__(self, arena: Arena, table: Table, slot: int = 0):
-        super().__init__(layers=[ArenaLayer(arena, slot, layer, table) for layer in range(arena.layers)])
+        rows = iter(range(arena.layers))
+        kept = range(arena.layers + len(arena.recurrent))
+        layers = [Recurrent() if i in arena.recurrent else ArenaLayer(arena, slot, next(rows), table) for i in kept]
+        super().__init__(layers=layers)
         self.arena, self.table, self.slot = arena, table, slot
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.table.n
+
+    def mark(self) -> list[State]:
+        """Where the recurrent layers stand, for `rewind`; rows are the table's."""
+        return [layer.mark() for layer in self.layers if isinstance(layer, Recurrent)]
+
+    def rewind(self, mark: list[State]) -> None:
+        """Take the recurrent layers back to a mark; one of another stream of the same model is as good."""
+        for layer, state in zip([la for la in self.layers if isinstance(la, Recurrent)], mark, strict=True):
+            layer.rewind(state)
+
+    def begin_anew(self) -> None:
+        """Nothing was fed."""
+        self.rewind([None] * len(self.arena.recurrent))
 
 
 class Segment(NamedTuple):

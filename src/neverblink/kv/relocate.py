@@ -121,10 +121,12 @@ def _turn(
     fresh = min(first, int(np.argmin(old)) if not old.all() else anchors)
     source = torch.from_numpy(cached[fresh:anchors]).to(device)
     from_master = torch.from_numpy(old[fresh:]).to(device)
-    cos, sin = adapter.rotation(torch.from_numpy(table.pos0[:anchors]), torch.from_numpy(table.pos[:anchors]))
+    was, now = torch.from_numpy(table.pos0[:anchors]), torch.from_numpy(table.pos[:anchors])
+    front = {rope: adapter.rotation(was, now, rope) for rope in set(adapter.ropes)}
     if before is not None:
-        rest_cos, rest_sin = adapter.rotation(torch.from_numpy(before), torch.from_numpy(table.pos[anchors:kept]))
-    for layer in range(arena.layers):
+        was, now = torch.from_numpy(before), torch.from_numpy(table.pos[anchors:kept])
+        behind = {rope: adapter.rotation(was, now, rope) for rope in set(adapter.ropes)}
+    for layer, rope in enumerate(adapter.ropes):
         k, v, masters = arena.k[layer][slot], arena.v[layer][slot], arena.masters[layer][slot]
         if fresh < anchors:
             written = k.index_select(1, source)  # [heads, fresh.., dim]
@@ -134,14 +136,17 @@ def _turn(
             v[:, first:kept] = v.index_select(1, index)
             k[:, first:kept] = k.index_select(1, index)
         if anchors:
-            k[:, :anchors] = turn(masters[:, :anchors], cos, sin)
+            k[:, :anchors] = turn(masters[:, :anchors], *front[rope])
         if before is not None:
-            k[:, anchors:kept] = turn(k[:, anchors:kept], rest_cos, rest_sin)
+            k[:, anchors:kept] = turn(k[:, anchors:kept], *behind[rope])
 
 
 def turn(k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate keys [.., n, dim] by angles [n, dim]; computed in float32 or wider; a new tensor of k's dtype."""
-    wide = k if k.dtype == torch.float64 else k.float()
-    half = wide.shape[-1] // 2
+    """Rotate the first `turned` of keys [.., n, dim] by angles [n, turned]; computed in float32 or wider; a new tensor
+    of k's dtype."""
+    turned = cos.shape[-1]
+    wide, half = k[..., :turned], turned // 2
+    wide = wide if k.dtype == torch.float64 else wide.float()
     swapped = torch.cat((-wide[..., half:], wide[..., :half]), dim=-1)
-    return (wide * cos.to(wide.dtype) + swapped * sin.to(wide.dtype)).to(k.dtype)
+    done = (wide * cos.to(wide.dtype) + swapped * sin.to(wide.dtype)).to(k.dtype)
+    return done if turned == k.shape[-1] else torch.cat((done, k[..., turned:]), dim=-1)

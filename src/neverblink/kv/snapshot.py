@@ -32,6 +32,9 @@ def state_of(stream: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         tensors[f"k.{layer}"] = arena.k[layer][stream.slot, :, : table.n].cpu().clone()
         tensors[f"v.{layer}"] = arena.v[layer][stream.slot, :, : table.n].cpu().clone()
         tensors[f"masters.{layer}"] = arena.masters[layer][stream.slot, :, : table.anchors].cpu().clone()
+    for number, state in enumerate(stream.cache.mark()):
+        if state is not None:
+            tensors[f"conv.{number}"], tensors[f"state.{number}"] = (tensor.cpu().clone() for tensor in state)
     for turn, embeds in stream.embeds.items():
         tensors[f"embeds.{turn}"] = embeds.cpu().clone()
     tensors["random"] = stream.sampler.generator.get_state().clone()
@@ -109,6 +112,13 @@ def put(stream: Any, tensors: dict[str, torch.Tensor], plain: dict[str, Any]) ->
         arena.k[layer][stream.slot, :, : table.n] = tensors[f"k.{layer}"].to(arena.device)
         arena.v[layer][stream.slot, :, : table.n] = tensors[f"v.{layer}"].to(arena.device)
         arena.masters[layer][stream.slot, :, : table.anchors] = tensors[f"masters.{layer}"].to(arena.device)
+    states = [
+        (tensors[f"conv.{i}"].to(arena.device), tensors[f"state.{i}"].to(arena.device))
+        if f"conv.{i}" in tensors
+        else None
+        for i in range(len(arena.recurrent))
+    ]
+    stream.cache.rewind(states)
     stream.embeds = {
         int(name.removeprefix("embeds.")): value.to(arena.device)
         for name, value in tensors.items()
@@ -156,5 +166,8 @@ def _checked(stream: Any, tensors: dict[str, torch.Tensor], plain: Any) -> dict[
             value = tensors.get(f"{part}.{layer}", torch.empty(0))
             demand(value.shape == (heads, rows, width), f"{part} of layer {layer} has a wrong shape")
             demand(value.dtype == arena.dtype, f"{part} of layer {layer} is {value.dtype}, not {arena.dtype}")
+    for number in range(len(arena.recurrent)):
+        whole = {f"{part}.{number}" in tensors for part in ("conv", "state")}
+        demand(whole == {n > 0}, f"the state of recurrent layer {number} is missing")
     demand("random" in tensors, "the state of its random numbers is missing")
     return plain

@@ -104,7 +104,7 @@ class Table:
             pieces: what `script.py` wrote.
             turn: number of the turn; -1 for the opening.
             time: media seconds at which the turn ends.
-            vision: places of the PIXELS piece, which must have as many ids.
+            vision: places of the PIXELS pieces, which must have as many ids together.
 
         Raises:
             BudgetError: they do not fit; the table is unchanged.
@@ -116,17 +116,20 @@ class Table:
                 f"kept {self.m} + coming {coming} tokens > budget {self.max_rows}; "
                 f"use --policy streaming, fewer frames a second, or a larger --kv-budget"
             )
+        cell = 0
         for piece in pieces:
             a, b = self.m, self.m + len(piece.ids)
             self.ids[a:b], self.kinds[a:b], self.turns[a:b], self.times[a:b] = piece.ids, piece.kind, turn, time
             self.serials[a:b] = -1
             if piece.kind == Kind.PIXELS:
-                assert vision is not None and vision.tokens == b - a, "a PIXELS piece needs its vision block"
-                self.cells[a:b], self.adv[a:b], self.loc[a:b] = np.arange(b - a), 0.0, vision.loc
-                self.adv[b - 1] = vision.advance
+                end = cell + b - a
+                assert vision is not None and end <= vision.tokens, "a PIXELS piece needs its vision block"
+                self.cells[a:b], self.adv[a:b], self.loc[a:b] = np.arange(cell, end), 0.0, vision.loc[cell:end]
+                self.adv[b - 1], cell = vision.advance, end
             else:
                 self.cells[a:b], self.adv[a:b], self.loc[a:b] = -1, 1.0, 0.0
             self.m = b
+        assert vision is None or cell == vision.tokens, f"{cell} of {vision.tokens} vision tokens were written"
 
     def place_pending(self, upto: int) -> np.ndarray:
         """Positions [upto - n, 3] at which rows [n, upto) are to be fed; also written into the table."""

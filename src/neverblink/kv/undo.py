@@ -7,21 +7,23 @@ from contextlib import contextmanager
 
 import torch
 
-from neverblink.kv.table import Table
+from neverblink.kv.cache import StreamCache
 
 
 @contextmanager
-def undone_on_error(table: Table, random: torch.Generator, *, always: bool = False) -> Iterator[None]:
+def undone_on_error(cache: StreamCache, random: torch.Generator, *, always: bool = False) -> Iterator[None]:
     """Whatever goes wrong within, its driver going away included: what was fed and drawn never was.
 
     Args:
         always: even when nothing goes wrong; a question leaves no trace.
     """
-    mark, state, undo = table.mark(), random.get_state(), True
+    table = cache.table
+    mark, states, state, undo = table.mark(), cache.mark(), random.get_state(), True
     try:
         yield
         undo = always
     finally:
         if undo:
             table.rewind(mark)
+            cache.rewind(states)
             random.set_state(state)

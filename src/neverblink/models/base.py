@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 
+from neverblink.types import Marks, Part
+
 
 @dataclass(frozen=True, slots=True)
 class VisionBlock:
     """The encoded pictures of one chunk."""
 
-    embeds: torch.Tensor  # [tokens, hidden]
-    loc: np.ndarray  # [tokens, 3] float64: place of each token on the t, h, w axes, from the block's start
-    advance: float  # how far the text behind the block stands from its start
+    embeds: torch.Tensor  # [tokens, width]
+    loc: np.ndarray  # [tokens, 3] float64: place of each token on the t, h, w axes, from its part's start
+    advance: float  # how far the text behind a part stands from its start
+    split: tuple[Part, ...] = ()  # parts with text between them; () is one part
 
     @property
     def tokens(self) -> int:
         return int(self.embeds.shape[0])
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return self.split or (Part(self.tokens),)
 
 
 class Look(NamedTuple):
@@ -41,7 +48,7 @@ class Feed(NamedTuple):
     """Tokens that a stream wants read; the answer is the logits [vocabulary] of the last one, or, where the stream says
     what becomes of them, the id that this comes to."""
 
-    embeds: torch.Tensor  # [T, hidden]
+    embeds: torch.Tensor  # [T, width]
     positions: torch.Tensor  # [3, T]
     cache: Any  # the stream's own rows, to which the keys and values are written
     greedy: Greedy | None = None
@@ -55,6 +62,9 @@ Steps = Generator[Request, Any, R]  # a stream's work: gives requests, is sent t
 class Adapter(Protocol):
     """A model family as a stream sees it. Everything is for one sequence; `T` is the number of tokens fed at once.
 
+    `width` is that of what `embed` and `encode` give and `forward` takes: the model's own hidden size, or more where a
+    family feeds vision into later layers too.
+
     A family may also have `best(hidden [1, hidden], greedy) -> int | None`, where a greedy pick costs it less than all
     logits; None asks for these.
     """
@@ -65,11 +75,16 @@ class Adapter(Protocol):
     tokenizer: Any
     device: torch.device
     dtype: torch.dtype
-    layers: int
+    layers: int  # that keep keys and values
+    recurrent: frozenset[int]  # numbers of the model's other layers, which keep a state instead (kv/recurrent.py)
     kv_heads: int
     head_dim: int
     fingerprint: str  # changes with any weight or the config; snapshots carry it
     stop_ids: frozenset[int]
+    patches_per_token: float  # of the vision tower, for one vision token
+    marks: Marks  # how script.py writes its pictures
+    ropes: tuple[str, ...]  # of each layer, the name of its rotary embedding; layers of one name turn alike
+    refused_policies: Mapping[str, str]  # KV policies that do not hold for this family, and why
 
     def encode(self, frames: Sequence[np.ndarray], fps: float) -> VisionBlock:
         """Pictures [H, W, 3] uint8 to a block of embeddings with their places."""
@@ -83,16 +98,20 @@ class Adapter(Protocol):
         """Upper bound of the tokens that `encode` returns for so many frames of any size."""
         ...
 
+    def max_parts(self, frames: int) -> tuple[Part, ...]:
+        """The same, as the parts in which they stand."""
+        ...
+
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """[T] ids to [T, hidden]."""
+        """[T] ids to [T, width]."""
         ...
 
     def forward(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Feed [T, hidden] at positions [3, T]; the cache appends the new keys and values. Gives [T, hidden]."""
+        """Feed [T, width] at positions [3, T]; the cache appends the new keys and values. Gives [T, hidden]."""
         ...
 
     def forward_packed(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        """`forward` for the tokens of several streams: [sum T, hidden] at [3, sum T] gives [sum T, hidden].
+        """`forward` for the tokens of several streams: [sum T, width] at [3, sum T] gives [sum T, hidden].
 
         Args:
             cache: a `kv.cache.PackedCache`; it says which tokens are whose, and each sees its own stream only.
@@ -103,10 +122,11 @@ class Adapter(Protocol):
         """[n, hidden] to [n, vocabulary] float32."""
         ...
 
-    def rotation(self, old: torch.Tensor, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [n, head_dim] float64 that carry keys baked at positions `old` [n, 3] to positions `new`.
+    def rotation(self, old: torch.Tensor, new: torch.Tensor, rope: str = "") -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin [n, turned] float64 that carry keys baked at positions `old` [n, 3] to positions `new`.
 
-        Composed from the model's own (rounded) angles, so a carried key equals one that was baked there.
+        `turned` is the leading part of head_dim that the family turns, and `rope` one of `ropes`. Composed from the
+        model's own (rounded) angles, so a carried key equals one that was baked there.
         """
         ...
 

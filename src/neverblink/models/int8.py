@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from neverblink.errors import ModelError
+
 
 class Int8Linear(torch.nn.Module):
     """A linear layer [in] -> [out] whose weights are bytes."""
@@ -38,10 +40,21 @@ def in_bytes(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def quantise(model: Any) -> None:
-    """Put bytes in the place of every linear layer of a stock model's decoder, and of its head."""
-    for layer in model.get_decoder().layers:
-        for part in (layer.self_attn, layer.mlp):
-            for name, child in list(part.named_children()):
-                if isinstance(child, torch.nn.Linear):
-                    setattr(part, name, Int8Linear(child))
+    """Put bytes in the place of every linear layer of a stock model's decoder, and of its head.
+
+    Raises:
+        ModelError: most of its weights are in no linear layer, as in a mixture of experts.
+    """
+    layers = model.get_decoder().layers
+    for part in list(layers.modules()):
+        for name, child in list(part.named_children()):
+            if isinstance(child, torch.nn.Linear):
+                setattr(part, name, Int8Linear(child))
+    floats = sum(w.numel() for w in layers.parameters() if w.dtype != torch.int8)
+    total = sum(w.numel() for w in layers.parameters())
+    if 2 * floats > total:
+        raise ModelError(
+            f"dtype int8 knows linear layers only, and {floats:,} of the decoder's {total:,} weights are in none; "
+            f"use float32"
+        )
     model.set_output_embeddings(Int8Linear(model.get_output_embeddings()))

@@ -17,8 +17,18 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+TEXT_MODELS = ("Qwen2VLTextModel", "Qwen2_5_VLTextModel")
+
+
+def knows(lm: Any) -> bool:
+    """Whether this text model's layers are those that `decode` computes."""
+    return type(lm).__name__ in TEXT_MODELS
+
+
 def can_run(lm: Any) -> bool:
-    """Whether `decode` computes what this text model's own forward does."""
+    """Whether `decode` computes what this text model's own forward does, as it is loaded."""
+    if not knows(lm):
+        return False
     config, weight = lm.config, lm.embed_tokens.weight
     return bool(
         weight.device.type == "cpu"

@@ -6,7 +6,7 @@ Stock transformers looks its attention up by name at every call (`config._attn_i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 if TYPE_CHECKING:
-    from neverblink.kv.cache import PackedCache
+    from neverblink.kv.cache import PackedCache, Segment
 
 NAME = "neverblink_packed"
 
@@ -28,9 +28,14 @@ def packed_attention(
     *,
     packed: PackedCache,
     scaling: float,
+    sees: Callable[[Any, Segment], torch.Tensor | None] | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Queries [1, heads, sum T, dim] over each stream's rows of the arena; gives [1, sum T, heads, dim]."""
+    """Queries [1, heads, sum T, dim] over each stream's rows of the arena; gives [1, sum T, heads, dim].
+
+    Args:
+        sees: the mask of a segment in a layer, where it is not the segment's own.
+    """
     heads, total, dim = query.shape[1:]
     mixed = query.new_empty(1, total, heads, dim)
     for segment in packed.segments:
@@ -38,7 +43,8 @@ def packed_attention(
         # The heads that share keys stand as more queries of one head, so that no key is copied for them.
         shared, size = heads // keys.shape[1], segment.end - segment.start
         q = query[:, :, segment.start : segment.end].reshape(1, keys.shape[1], shared * size, dim)
-        mask = None if segment.mask is None else segment.mask.repeat(shared, 1)
+        seen = segment.mask if sees is None else sees(module, segment)
+        mask = None if seen is None else seen.repeat(shared, 1)
         out = scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=scaling)
         mixed[:, segment.start : segment.end] = out.reshape(1, heads, size, dim).transpose(1, 2)
     return mixed, None

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
 
-from neverblink.errors import ModelError
 from neverblink.models import lean
-from neverblink.models.base import Greedy, Look, VisionBlock
-from neverblink.models.best import BestToken
+from neverblink.models.base import Look, VisionBlock
 from neverblink.models.graph import DecodeStep
-from neverblink.models.int8 import quantise
-from neverblink.models.packed import packed_calls
+from neverblink.models.stock import Checkpoint, StockAdapter, stock_time_only
 from neverblink.vision.pixels import PixelOptions, patchify
 
 TimeGrid = Literal["stock", "exact", "flat"]
-LARGE_VOCABULARY = 16_384  # words; below, the logits are the smaller part of a token
 
 
 class LinearPatches(torch.nn.Module):
@@ -38,10 +32,10 @@ class LinearPatches(torch.nn.Module):
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
         """[patches, values] -> [patches, hidden]."""
         weight: torch.Tensor = self.proj.weight
-        return torch.nn.functional.linear(patches, weight.flatten(1))
+        return torch.nn.functional.linear(patches, weight.flatten(1), self.proj.bias)
 
 
-class Qwen25VL:
+class Qwen25VL(StockAdapter):
     """Adapter of `Qwen2_5_VLForConditionalGeneration`.
 
     Args:
@@ -54,53 +48,29 @@ class Qwen25VL:
             quirks of the public StreamingVLM reference.
     """
 
-    family = "qwen2_5_vl"
+    family, kind = "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"
+    about = "Qwen2.5-VL and StreamingVLM: any size of picture, time as a position"
 
     def __init__(self, model: Any, tokenizer: Any, pixels: PixelOptions, name: str = "", time_grid: TimeGrid = "stock"):
-        rope = model.model.language_model.rotary_emb.rope_type
-        if rope not in ("default", "mrope", "linear", "yarn"):
-            raise ModelError(
-                f"rope type {rope!r} changes its frequencies with the length, so cached keys cannot be turned; "
-                f"use a checkpoint with rope type default, linear or yarn"
-            )
-        self.model, self.tokenizer, self.pixels, self.name, self.time_grid = model, tokenizer, pixels, name, time_grid
-        self._lm, self._head, self._visual = model.model.language_model, model.lm_head, model.model.visual
-        text, vision = model.config.text_config, model.config.vision_config
+        super().__init__(model, tokenizer, name)
+        self.pixels, self.time_grid, self._visual = pixels, time_grid, model.model.visual
+        self.patches_per_token = float(pixels.merge**2)
         if not isinstance(self._visual.patch_embed, LinearPatches):
             self._visual.patch_embed = LinearPatches(self._visual.patch_embed)
-        self.layers, self.kv_heads = text.num_hidden_layers, text.num_key_value_heads
-        self.head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        self._tokens_per_second = vision.tokens_per_second
-        self._shared = text.num_attention_heads // self.kv_heads
-        stops = model.generation_config.eos_token_id
-        stops = {stops} if isinstance(stops, int) else set(stops or ())
-        self.stop_ids = frozenset(stops | {tokenizer.convert_tokens_to_ids("<|im_end|>")})
-        self._sdpa = text._attn_implementation == "sdpa"
+        self._shared = model.config.text_config.num_attention_heads // self.kv_heads
         self.lean = lean.can_run(self._lm)  # False takes the stock forward
-        self._best: BestToken | None = None
+        self.can_graph = lean.knows(self._lm)
         self.graph = False  # one token of one stream through models/graph.py; for CUDA
         self._steps: weakref.WeakKeyDictionary[Any, DecodeStep] = weakref.WeakKeyDictionary()  # of each stream's cache
 
-    @property
-    def device(self) -> torch.device:
-        return self._lm.embed_tokens.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._lm.embed_tokens.weight.dtype
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the config and of a sample of every weight: cheap, and different after any training step."""
-        digest = hashlib.sha256(json.dumps(self.model.config.to_dict(), sort_keys=True, default=str).encode())
-        for name, weight in sorted(self.model.named_parameters()):
-            flat = weight.detach().reshape(-1)
-            sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu().numpy()
-            digest.update(name.encode() + sample.tobytes())
-        return digest.hexdigest()
-
-    def encode(self, frames: Sequence[np.ndarray], fps: float) -> VisionBlock:
-        return self.encode_packed([Look(frames, fps)])[0]
+    @classmethod
+    def load(cls, checkpoint: Checkpoint) -> Self:
+        """A checkpoint to an adapter."""
+        if cls.family != "qwen2_5_vl":
+            stock_time_only(checkpoint)
+        model = checkpoint.model(cls.kind)
+        pixels = pixel_options(checkpoint.preprocessor(), model.config)
+        return cls(model, checkpoint.tokenizer(), pixels, checkpoint.name, cast(TimeGrid, checkpoint.time_grid))
 
     def encode_packed(self, looks: Sequence[Look]) -> list[VisionBlock]:
         cut = [patchify(look.frames, self.pixels, self.device) for look in looks]
@@ -130,39 +100,32 @@ class Qwen25VL:
         if self.time_grid == "flat":
             flat = np.arange(t * h * w, dtype=np.float64)
             return np.repeat(flat[:, None], 3, axis=1), float(t * h * w)
-        times = np.arange(t, dtype=np.float64) * self._tokens_per_second * seconds_per_grid
+        times = np.arange(t, dtype=np.float64) * self._step(seconds_per_grid)
         if self.time_grid == "stock":
             times = np.floor(times + 1e-9)
         loc = np.stack(np.meshgrid(times, np.arange(float(h)), np.arange(float(w)), indexing="ij"), -1).reshape(-1, 3)
         return loc, float(loc.max()) + 1.0
 
+    def _step(self, seconds_per_grid: float) -> float:
+        """From one temporal patch to the next."""
+        step: float = self.model.config.vision_config.tokens_per_second * seconds_per_grid
+        return step
+
     def max_vision_tokens(self, frames: int) -> int:
         return -(-frames // self.pixels.temporal_patch) * self.pixels.max_tokens_per_grid
-
-    def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        return self._lm.embed_tokens(ids.to(self.device))
 
     def forward(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         if self.graph and len(embeds) == 1:
             return self._step_of(cache)(embeds, positions, cache.get_seq_length())
-        if self.lean:
-            seen = lean.mask(embeds, cache.get_seq_length(), self._shared)
+        if not self.lean:
+            return super().forward(embeds, positions, cache)
+        seen = lean.mask(embeds, cache.get_seq_length(), self._shared)
 
-            def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-                keys, values = cache.update(k, v, layer)
-                return lean.attention(q, keys, values, seen)
+        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            keys, values = cache.update(k, v, layer)
+            return lean.attention(q, keys, values, seen)
 
-            return lean.decode(self._lm, embeds, positions, attend)
-        # A ready-made mapping keeps transformers from building a mask of its own out of the cache's length.
-        mask = {"full_attention": self._mask(embeds.shape[0], cache.get_seq_length())}
-        out = self._lm(
-            inputs_embeds=embeds[None],
-            position_ids=positions[:, None].to(self.device),
-            past_key_values=cache,
-            attention_mask=mask,
-            use_cache=True,
-        )
-        return out.last_hidden_state[0]
+        return lean.decode(self._lm, embeds, positions, attend)
 
     def _step_of(self, cache: Any) -> DecodeStep:
         if cache not in self._steps:
@@ -171,30 +134,24 @@ class Qwen25VL:
         return self._steps[cache]
 
     def forward_packed(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        if self.lean:
-            parts = [(part, embeds[part.start : part.end]) for part in cache.segments]
-            seen = [lean.mask(own, part.rows - len(own), self._shared) for part, own in parts]
+        if not self.lean:
+            return super().forward_packed(embeds, positions, cache)
+        parts = [(part, embeds[part.start : part.end]) for part in cache.segments]
+        seen = [lean.mask(own, part.rows - len(own), self._shared) for part, own in parts]
 
-            def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-                cache.update(k, v, layer)
-                mixed = []
-                for part, mask in zip(cache.segments, seen, strict=True):
-                    keys, values = cache.rows_of(part, layer)
-                    mixed.append(lean.attention(q[:, :, part.start : part.end], keys, values, mask))
-                return torch.cat(mixed)
+        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            cache.update(k, v, layer)
+            mixed = []
+            for part, mask in zip(cache.segments, seen, strict=True):
+                keys, values = cache.rows_of(part, layer)
+                mixed.append(lean.attention(q[:, :, part.start : part.end], keys, values, mask))
+            return torch.cat(mixed)
 
-            return lean.decode(self._lm, embeds, positions, attend)
-        with packed_calls(self._lm.config):
-            out = self._lm(
-                inputs_embeds=embeds[None],
-                position_ids=positions[:, None].to(self.device),
-                past_key_values=cache,
-                attention_mask={"full_attention": None},  # ready-made as above; each segment has a mask of its own
-                use_cache=True,
-                packed=cache,
-            )
-        hidden: torch.Tensor = out.last_hidden_state[0]
-        return hidden
+        return lean.decode(self._lm, embeds, positions, attend)
+
+    def _masks(self, new: int, positions: torch.Tensor, cache: Any) -> Any:
+        # A ready-made mapping keeps transformers from building a mask of its own out of the cache's length.
+        return {"full_attention": self._mask(new, cache.get_seq_length())}
 
     def hidden(self, embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Whole sequences without a cache, for training: [B, L, hidden] at [3, B, L] -> [B, L, hidden]."""
@@ -202,46 +159,14 @@ class Qwen25VL:
         states: torch.Tensor = out.last_hidden_state
         return states
 
-    def _mask(self, new: int, past: int) -> torch.Tensor | None:
-        """Causal mask [1, 1, new, past + new] for a chunk behind a cache; one token sees everything."""
-        if new == 1:
-            return None
-        see = torch.ones(new, past + new, dtype=torch.bool, device=self.device).tril(past)[None, None]
-        if self._sdpa:
-            return see
-        return torch.zeros_like(see, dtype=self.dtype).masked_fill(~see, torch.finfo(self.dtype).min)
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self._head(hidden)
-        return out if out.dtype == torch.float64 else out.float()
-
-    def best(self, hidden: torch.Tensor, greedy: Greedy) -> int | None:
-        """See `models.base.Adapter`; worth its while for a large vocabulary in float32 on a CPU."""
-        weight = self._head.weight
-        if weight.device.type != "cpu" or weight.dtype != torch.float32 or len(weight) < LARGE_VOCABULARY:
-            return None
-        if self._best is None:
-            self._best = BestToken(weight)
-        return self._best.pick(hidden, greedy.penalty, None if greedy.penalty == 1 else greedy.held())
-
-    def rotation(self, old: torch.Tensor, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        (cos0, sin0), (cos1, sin1) = self._angles(old), self._angles(new)
-        return cos1 * cos0 + sin1 * sin0, sin1 * cos0 - cos1 * sin0
-
-    def _angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin [n, head_dim] float64 of positions [n, 3], as the model itself rounds them to float32."""
-        rope = self._lm.rotary_emb
-        cos, sin = rope(torch.zeros(1, device=self.device), positions.T.float().to(self.device)[:, None])
-        # A scaled rope (yarn) bakes its factor into every key once; turning must not apply it again.
-        return cos[0].double() / rope.attention_scaling, sin[0].double() / rope.attention_scaling
-
 
 def read_pixel_options(folder: Path, config: Any, max_pixels: int | None = None) -> PixelOptions:
     """Pixel options from a checkpoint folder's preprocessor files; the config's own sizes win over the files'."""
-    found: dict[str, Any] = {}
-    for file in ("preprocessor_config.json", "video_preprocessor_config.json"):
-        if (folder / file).is_file():
-            found |= json.loads((folder / file).read_text())
+    return pixel_options(Checkpoint(folder, "cpu", torch.float32, "sdpa", "").preprocessor(), config, max_pixels)
+
+
+def pixel_options(found: dict[str, Any], config: Any, max_pixels: int | None = None) -> PixelOptions:
+    """The same, from what the files say."""
     vision, size = config.vision_config, found.get("size") or {}
     least = found.get("min_pixels") or size.get("shortest_edge") or PixelOptions().min_pixels
     most = max_pixels or found.get("stream_max_pixels") or PixelOptions().max_pixels
@@ -254,34 +179,4 @@ def read_pixel_options(folder: Path, config: Any, max_pixels: int | None = None)
         max_pixels=max(int(most), factor * factor),
         mean=tuple(found.get("image_mean", PixelOptions().mean)),
         std=tuple(found.get("image_std", PixelOptions().std)),
-    )
-
-
-def load(folder: Path, *, device: str, dtype: torch.dtype, attn: str, name: str, time_grid: TimeGrid) -> Qwen25VL:
-    """A checkpoint folder in Hugging Face form to an adapter. Only safetensors are read and no remote code is run.
-
-    Args:
-        dtype: torch.int8 is float32 with the decoder's products in bytes, see models/int8.py.
-    """
-    from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
-    from transformers.utils import logging
-
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            folder,
-            dtype=torch.float32 if dtype == torch.int8 else dtype,
-            attn_implementation=attn,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    finally:
-        if bars:
-            logging.enable_progress_bar()
-    if dtype == torch.int8:
-        quantise(model)
-    return Qwen25VL(
-        model.to(device).eval(), tokenizer, read_pixel_options(folder, model.config), name=name, time_grid=time_grid
     )

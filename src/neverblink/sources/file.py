@@ -8,10 +8,12 @@ from pathlib import Path
 from neverblink.errors import SourceRefused
 from neverblink.sources.base import SourceOptions
 from neverblink.sources.decoded import DecodedSource
+from neverblink.sources.rules import PICTURES
 
 
 def file_source(name: str, options: SourceOptions) -> DecodedSource:
-    """A video file; a directory, an empty file and anything that is no file are refused."""
+    """A video file, or a picture, which is one frame; a directory, an empty file and anything that is no file are
+    refused."""
     path = Path(name).expanduser()
     try:
         size = path.stat().st_size
@@ -25,5 +27,6 @@ def file_source(name: str, options: SourceOptions) -> DecodedSource:
         raise SourceRefused(f"{name}: the file is empty (0 bytes)")
     if not os.access(path, os.R_OK):
         raise SourceRefused(f"{name}: the file may not be read (permissions)")
+    rules = PICTURES.get(path.suffix.lower(), "file")
     # With the protocol in front, no file name can be taken for another protocol.
-    return DecodedSource(name, f"file:{path.resolve()}", kind="file", rules="file", options=options)
+    return DecodedSource(name, f"file:{path.resolve()}", kind="file", rules=rules, options=options)

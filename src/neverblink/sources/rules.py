@@ -30,10 +30,13 @@ CONTAINERS = (
     "m4v",
     "mjpeg",
 )
+# One picture is a video of one frame. Its reader is named here and never guessed: FFmpeg's own choice, `image2`, takes
+# a file name for a pattern and opens others.
+PICTURES = {".png": "png_pipe", ".jpg": "jpeg_pipe", ".jpeg": "jpeg_pipe", ".webp": "webp_pipe", ".bmp": "bmp_pipe"}
 VIDEO_CODECS = frozenset(
     {"h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "libvpx", "libvpx-vp9", "theora", "prores", "dnxhd", "mjpeg"}
     | {"mpeg1video", "mpeg2video", "mpeg4", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2", "wmv3", "vc1"}
-    | {"h263", "flv", "ffv1", "huffyuv", "rawvideo"}
+    | {"h263", "flv", "ffv1", "huffyuv", "rawvideo", "png", "webp", "bmp"}
 )
 
 
@@ -49,6 +52,7 @@ class Rules:
 
 RULES = {
     "file": Rules(("file",), CONTAINERS),
+    **{reader: Rules(("file",), (reader,), reader) for reader in PICTURES.values()},
     "http": Rules(("http", "https", "tcp", "tls", "crypto", "httpproxy"), (*CONTAINERS, "hls", "mpjpeg", "aac")),
     # TCP only: UDP would need an open port here, and loses packets on the way.
     "rtsp": Rules(

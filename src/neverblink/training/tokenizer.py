@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,20 @@ MARKS = (
 )
 
 
-def train_tokenizer(lines: Iterable[str], folder: Path, vocabulary: int = 1024) -> Any:
-    """Train, save into `folder`, and return a Hugging Face tokenizer. Each digit is a token of its own."""
+def train_tokenizer(
+    lines: Iterable[str],
+    folder: Path,
+    vocabulary: int = 1024,
+    marks: Sequence[str] = MARKS,
+    end: str = "<|im_end|>",
+    padding: str = "<|endoftext|>",
+    template: str | None = None,
+) -> Any:
+    """Train, save into `folder`, and return a Hugging Face tokenizer. Each digit is a token of its own.
+
+    Args:
+        marks: special tokens. end, padding: two of them. template: a chat template.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -35,7 +47,7 @@ def train_tokenizer(lines: Iterable[str], folder: Path, vocabulary: int = 1024) 
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=list(MARKS),
+        special_tokens=list(marks),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
         min_frequency=2,
@@ -43,10 +55,12 @@ def train_tokenizer(lines: Iterable[str], folder: Path, vocabulary: int = 1024) 
     tokenizer.train_from_iterator(lines, trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=list(MARKS),
+        eos_token=end,
+        pad_token=padding,
+        additional_special_tokens=list(marks),
         clean_up_tokenization_spaces=False,
     )
+    if template is not None:
+        fast.chat_template = template
     fast.save_pretrained(folder)
     return fast

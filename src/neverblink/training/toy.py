@@ -1,4 +1,7 @@
-"""A checkpoint of toy size: the real Qwen2.5-VL class, random weights, a byte-level tokenizer. For tests and soaks."""
+"""A checkpoint of toy size: the real Qwen2.5-VL class, random weights, a byte-level tokenizer. For tests and soaks.
+
+toys.py has the other families.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames to patches, in torch only: resize, normalise, patchify as the Qwen-VL families expect them.
+"""Frames to what vision towers take, in torch only: patches for the Qwen-VL families, squares for the others.
 
 torchvision has no CPU build for current torch; the stock PIL image processor is the oracle (at most one uint8 level).
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -59,13 +61,17 @@ def resize(stack: torch.Tensor, options: PixelOptions) -> torch.Tensor:
     return _resize(stack, fit(stack.shape[2], stack.shape[3], options))
 
 
-def _resize(stack: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _resize(stack: torch.Tensor, size: tuple[int, int], mode: str = "bicubic") -> torch.Tensor:
     if size == tuple(stack.shape[2:]):
         return stack
+    if mode == "lanczos":
+        rows, columns = (_lanczos(*sides).to(stack.device) for sides in zip(stack.shape[2:], size, strict=True))
+        across = (stack.float() @ columns.T).round_().clamp_(0, 255)
+        return (rows @ across).round_().clamp_(0, 255).to(torch.uint8)
     if stack.device.type == "cpu":
         # On bytes torch rounds and clips between the two passes, as PIL and so the stock processors do.
-        return torch.nn.functional.interpolate(stack, size, mode="bicubic", antialias=True)
-    resized = torch.nn.functional.interpolate(stack.float(), size, mode="bicubic", antialias=True)
+        return torch.nn.functional.interpolate(stack, size, mode=mode, antialias=True)
+    resized = torch.nn.functional.interpolate(stack.float(), size, mode=mode, antialias=True)
     return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -122,3 +128,55 @@ def normalise(patches: torch.Tensor, options: PixelOptions, dtype: torch.dtype =
     mean = (torch.tensor(options.mean, device=patches.device).view(1, 3, 1) * 255).to(dtype)
     std = (torch.tensor(options.std, device=patches.device).view(1, 3, 1) * 255).to(dtype)
     return values.sub_(mean).div_(std).view(len(patches), -1)
+
+
+Resample = Literal["bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True, slots=True)
+class SquareOptions:
+    """How frames become squares, as a checkpoint's preprocessor files say."""
+
+    side: int  # pixels
+    resample: Resample = "bicubic"
+    first: int = 0  # longer side of a resize before the one to the square; 0: there is none
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+
+def squares(frames: Sequence[np.ndarray], options: SquareOptions, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Frames, each [H, W, 3] uint8 RGB and of any size, to [n, 3, side, side] float32, whatever their shape was."""
+    stack = torch.cat([_square(torch.from_numpy(f).to(device).permute(2, 0, 1)[None], options) for f in frames])
+    mean, std = (torch.tensor(x, device=stack.device).view(1, 3, 1, 1) for x in (options.mean, options.std))
+    return (stack.float() / 255 - mean) / std
+
+
+def _square(picture: torch.Tensor, options: SquareOptions) -> torch.Tensor:
+    if options.first:
+        longest = _longest(picture.shape[2], picture.shape[3], options.first)
+        picture = _resize(picture, longest, options.resample)
+    return _resize(picture, (options.side, options.side), options.resample)
+
+
+def _longest(high: int, wide: int, edge: int, most: int = 4096) -> tuple[int, int]:
+    """Height and width with the longer side at `edge` and an even shorter one, the rule of the Idefics processors."""
+    ratio, edge = wide / high, min(edge, most)
+    short = int(edge / ratio) if wide >= high else int(edge * ratio)
+    short = max(1, short + short % 2)
+    return (short, edge) if wide >= high else (edge, short)
+
+
+@lru_cache(maxsize=32)
+def _lanczos(old: int, new: int) -> torch.Tensor:
+    """Weights [new, old] float32 of a resize with a Lanczos window of 3, widened when it shrinks, as PIL has it."""
+    if old == new:
+        return torch.eye(old)
+    scale = old / new
+    wide = max(scale, 1.0)
+    centre = (np.arange(new)[:, None] + 0.5) * scale
+    at = np.arange(old)[None]
+    first = np.maximum(0, np.floor(centre - 3 * wide + 0.5))
+    last = np.minimum(old, np.floor(centre + 3 * wide + 0.5))
+    x = (at - centre + 0.5) / wide
+    weights = np.where((np.abs(x) < 3) & (at >= first) & (at < last), np.sinc(x) * np.sinc(x / 3), 0.0)
+    return torch.from_numpy(weights / weights.sum(1, keepdims=True)).float()

@@ -266,7 +266,7 @@ def _load(folder: Path, shown: str, o: TrainOptions, precision: str, *, scratch:
         config._attn_implementation = o.attn
         model = Qwen2_5_VLForConditionalGeneration(config).to(torch.float32 if wide else torch.bfloat16)
         adapter = Qwen25VL(model, AutoTokenizer.from_pretrained(folder), read_pixel_options(folder, config), name=shown)
-    if not hasattr(adapter, "places") or not hasattr(adapter, "pixels"):
+    if adapter.family != "qwen2_5_vl":
         raise ModelError(f"{shown}: the family {adapter.family} cannot be trained yet; take a Qwen2.5-VL")
     return adapter
 
