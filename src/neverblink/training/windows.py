@@ -18,6 +18,9 @@ from neverblink.training.scenes import Scene
 ROUND = 32  # lengths of batches, so that the memory of one serves another
 
 
+FIRST_WORD = 4.0  # loss weight of what is said first, silence included
+
+
 @dataclass(frozen=True, slots=True)
 class WindowOptions:
     """How windows are cut (StreamingVLM, section 3.2: 24 s with 12 s overlap; half of it here)."""
@@ -140,7 +143,10 @@ def collate(samples: list[tuple[Sample, torch.Tensor]], pixels_kind: int, pad_id
         positions[:, i, :n] = torch.from_numpy(s.positions).float()
         learn[i, :n] = torch.from_numpy(s.learn)
         pixels[i, :n] = torch.from_numpy(s.kinds == pixels_kind)
-    return Batch(ids, positions, learn, heavy[ids] * learn, pixels, torch.cat([v for _, v in samples]))
+    weight = heavy[ids] * learn
+    # The first word decides whether anything is said at all, and of whom.
+    weight[:, 1:][learn[:, 1:] & ~learn[:, :-1]] *= FIRST_WORD
+    return Batch(ids, positions, learn, weight, pixels, torch.cat([v for _, v in samples]))
 
 
 def by_length(
