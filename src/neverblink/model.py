@@ -147,6 +147,9 @@ class Model:
         max_tokens_per_second: int | None = None,
         temperature: float | None = None,
         query: str | None = None,
+        gate: str = "",
+        encoder_cache: str = "",
+        compress: str = "",
         questions: Mapping[float, str] | Callable[[float], str | None] | None = None,
         on_event: Callable[[str, str, float], None] | None = None,
     ) -> Iterator[Caption]:
@@ -157,6 +160,7 @@ class Model:
             seconds: stop after so many media seconds.
             realtime: pace a file by the clock.
             start, end: part of a file, media seconds.
+            gate, encoder_cache, compress: ways to see less, see `StreamOptions`.
             questions: media second -> question, asked with the first chunk that ends at or after it; or a function
                 that is given the end of each chunk before the model sees it, and returns a question or None.
             on_event: told (type, text, media seconds) of what happens to the source.
@@ -179,6 +183,7 @@ class Model:
         }
         speak = replace(options.speak, **{k: v for k, v in given.items() if v is not None})
         options = replace(options, fps=fps or options.fps, positions=positions, speak=speak)
+        options = replace(options, gate=gate, encoder_cache=encoder_cache, compress=compress)
         script = self.card.script if query is None else {**self.card.script, "query": query}
         waiting = [] if callable(questions) else sorted((questions or {}).items())
         if seconds is not None and seconds <= 0:

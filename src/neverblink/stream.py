@@ -17,6 +17,7 @@ import torch
 from neverblink.decoding.speak import Sampler
 from neverblink.decoding.timing import timed
 from neverblink.errors import ConfigError
+from neverblink.eye import Eye
 from neverblink.kv import snapshot
 from neverblink.kv.arena import Arena
 from neverblink.kv.cache import StreamCache
@@ -24,7 +25,7 @@ from neverblink.kv.policies import check_room, make_policy
 from neverblink.kv.relocate import relocate
 from neverblink.kv.table import Rows, Table
 from neverblink.kv.undo import undone_on_error
-from neverblink.models.base import Adapter, Feed, Look, Steps, VisionBlock, drive
+from neverblink.models.base import Adapter, Feed, Steps, VisionBlock, drive
 from neverblink.options import StreamOptions
 from neverblink.script import Script
 from neverblink.types import Caption, Chunk, Kind, Piece, WhyStopped
@@ -59,6 +60,7 @@ class Stream:
         self.table = Table(self.budget)
         self.cache = StreamCache(self.arena, self.table, slot)
         self.sampler = Sampler(options.speak, processor)
+        self.eye, self.seen = Eye(adapter, options), Eye.NOTHING  # what the eye remembers of this stream
         self.turn, self.end = 0, 0.0
         self.embeds: dict[int, torch.Tensor] = {}  # vision embeddings of turns that may be fed (again)
         self.table.append(script.opening(), turn=-1, time=0.0)
@@ -87,7 +89,7 @@ class Stream:
             raise ConfigError(f"chunk {chunk.start}-{chunk.end} s holds no frame; skip it")
         seconds: dict[str, float] = {}
         with timed(seconds, "see"):
-            vision: VisionBlock = yield Look([f.pixels for f in chunk.frames], self.options.fps)
+            vision = yield from self.eye.see(self.seen, chunk, asked=question is not None)
         pieces = self.script.turn(chunk.start, chunk.end, vision.tokens, first=self.turn == 0)
         with timed(seconds, "make_room"):
             self._make_room(chunk, pieces)
@@ -96,7 +98,7 @@ class Stream:
                 logits = yield from self._read(pieces, vision, chunk.end)
             with timed(seconds, "speak"):
                 said, why = yield from self._speak(logits, self.options.most_tokens(chunk.seconds), chunk.end)
-        self.turn, self.end = self.turn + 1, chunk.end
+        self.turn, self.end, self.seen = self.turn + 1, chunk.end, vision.state
         answer = None
         if question is not None:
             with timed(seconds, "answer"):
@@ -104,7 +106,8 @@ class Stream:
         text = self.script.text_of(said)
         why = "silence" if not text and why == "end" else why
         numbers = (len(said), self.table.n, len(chunk.frames), chunk.dropped, seconds)
-        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, question, answer, self.budget)
+        told = (question, answer, self.budget, vision.frames_skipped, vision.tokens)
+        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, *told)
 
     def answer_steps(self, question: str, *, remember: bool = False) -> Steps[str]:
         """`ask` as steps."""

@@ -26,6 +26,7 @@ import torch
 
 from neverblink.bench.floor import Meter, Rates, Sizes, measure_rates
 from neverblink.bench.latency_report import check_plot, plot, table
+from neverblink.bench.spent import PARTS, add_parts
 from neverblink.decoding.speak import Sampler, SpeakOptions
 from neverblink.errors import BudgetError, ConfigError, MissingExtra, NeverblinkError
 from neverblink.kv.policies import make_policy, policies
@@ -58,6 +59,7 @@ class Workload:
         windows: options of the policies; a policy takes those that it has, the rest is the checkpoint's own.
         ask_every: seconds between two questions to the first stream, between two chunks; the time to the first token of
             the answer is taken and nothing is remembered. 0 asks none.
+        parts: gate, encoder_cache and compress of the streams. The floor stays that of the whole picture.
     """
 
     seconds: float = 300.0
@@ -69,6 +71,7 @@ class Workload:
     positions: Any = "contiguous"
     ask_every: float = 10.0
     seed: int = 0
+    parts: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.tokens < 2:
@@ -146,7 +149,7 @@ def options_for(model: Model, strategy: str, work: Workload) -> StreamOptions:
     options = model.options(strategy, windows)
     # A question is timed to its first token, so one token is all that it says.
     speak = SpeakOptions(max_tokens_per_second=work.tokens, answer_tokens=1)
-    return replace(options, fps=work.fps or options.fps, positions=work.positions, speak=speak)
+    return replace(options, fps=work.fps or options.fps, positions=work.positions, speak=speak, **work.parts)
 
 
 def warm_up_of(model: Model, work: Workload) -> int:
@@ -202,7 +205,8 @@ def measure(
             ended, steps = f"after {i} s: {str(error).splitlines()[0]}", steps[:i]
             break
         done = meter.take()
-        _write(step, captions, done.fed, done.prefill_flops, done.vision_tokens, done.vision_flops)
+        told = sum(caption.vision_tokens for caption in captions)
+        _write(step, captions, done.fed, done.prefill_flops, told, done.vision_flops)
         if work.ask_every and chunks[0].end >= question_due:
             question_due += work.ask_every
             step["ttft"] = _first_token_seconds(streams[0])
@@ -386,6 +390,7 @@ def run(
                 "size": "{}x{}".format(*work.size),
                 "policy_options": options.policy_options,
                 "positions": options.positions,
+                **work.parts,
                 **summary(measured, work, rates),
                 "series": series(measured, work),
             },
@@ -461,6 +466,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", help="cpu, cuda ... (default: chosen)")
     add("--threads", type=int, help="of a CPU")
     add("--seed", type=int, default=default.seed, help="of the pictures")
+    add_parts(parser)
     add("--json", type=Path, help="append a line a strategy to this file")
     add("--per-chunk", type=Path, help="write every chunk's figures to this file, a JSON line each")
     add("--plot", type=Path, help="draw latency and memory over the seconds, PNG")
@@ -492,6 +498,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.positions,
             args.ask_every,
             args.seed,
+            {name: getattr(args, name) for name in PARTS if getattr(args, name, "")},
         )
         with tempfile.TemporaryDirectory() as folder:
             model = load(args, Path(folder))

@@ -39,6 +39,9 @@ class WatchOptions:
     sink_tokens: int | None = None  # None for these three: the policy's own
     text_window: int | None = None  # tokens
     vision_window: float | None = None  # media seconds
+    gate: str = ""  # these three: "NAME" or "NAME:OPTION=VALUE,..."; "" is none
+    encoder_cache: str = ""
+    compress: str = ""  # several joined by "+"
     kv_budget: int | None = None  # rows; for the policies that have no windows to compute it from
 
     def questions(self) -> dict[float, str]:

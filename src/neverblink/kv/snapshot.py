@@ -34,6 +34,8 @@ def state_of(stream: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         tensors[f"masters.{layer}"] = arena.masters[layer][stream.slot, :, : table.anchors].cpu().clone()
     for turn, embeds in stream.embeds.items():
         tensors[f"embeds.{turn}"] = embeds.cpu().clone()
+    for name, value in stream.seen.items():
+        tensors[f"seen.{'here' if value.device.type == 'cpu' else 'there'}.{name}"] = value.cpu().clone()
     tensors["random"] = stream.sampler.generator.get_state().clone()
     plain = {
         "n": table.n,
@@ -114,6 +116,12 @@ def put(stream: Any, tensors: dict[str, torch.Tensor], plain: dict[str, Any]) ->
         for name, value in tensors.items()
         if name.startswith("embeds.")
     }
+    # What a plug-in remembers stands on the CPU or beside the weights, as it had put it.
+    stream.seen = {
+        name.partition(".")[2].partition(".")[2]: value.to(arena.device if name.startswith("seen.there.") else "cpu")
+        for name, value in tensors.items()
+        if name.startswith("seen.")
+    }
     stream.sampler.generator.set_state(tensors["random"])
     stream.turn, stream.end = plain["turn"], plain["end"]
 
@@ -156,5 +164,7 @@ def _checked(stream: Any, tensors: dict[str, torch.Tensor], plain: Any) -> dict[
             value = tensors.get(f"{part}.{layer}", torch.empty(0))
             demand(value.shape == (heads, rows, width), f"{part} of layer {layer} has a wrong shape")
             demand(value.dtype == arena.dtype, f"{part} of layer {layer} is {value.dtype}, not {arena.dtype}")
+    for name, value in tensors.items():
+        demand(not name.startswith("seen.") or bool(torch.isfinite(value.double()).all()), f"{name} holds no numbers")
     demand("random" in tensors, "the state of its random numbers is missing")
     return plain

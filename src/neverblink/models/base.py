@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from neverblink.economy import EncoderCache, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +20,28 @@ class VisionBlock:
     embeds: torch.Tensor  # [tokens, hidden]
     loc: np.ndarray  # [tokens, 3] float64: place of each token on the t, h, w axes, from the block's start
     advance: float  # how far the text behind the block stands from its start
+    state: Mapping[str, torch.Tensor] = field(default_factory=dict)  # of who saw it, for the block after it
+    frames_skipped: int = 0  # by a gate
 
     @property
     def tokens(self) -> int:
         return int(self.embeds.shape[0])
+
+
+class Whole(NamedTuple):
+    """Where the tokens of a block of whole pictures stand; what is told of it is a selection."""
+
+    grid: tuple[int, int]  # rows and columns of tokens of one picture
+    loc: np.ndarray  # [glances, h*w, 3] float64, as in VisionBlock
+    advance: float
+
+
+class Cached(NamedTuple):
+    """An encoder cache at work for one stream; the state after it comes back in the VisionBlock."""
+
+    cache: EncoderCache
+    times: tuple[float, ...]  # media seconds of each glance
+    state: State
 
 
 class Look(NamedTuple):
@@ -28,6 +49,7 @@ class Look(NamedTuple):
 
     frames: Sequence[np.ndarray]  # each [H, W, 3] uint8
     fps: float
+    cached: Cached | None = None
 
 
 class Feed(NamedTuple):
@@ -44,7 +66,15 @@ Steps = Generator[Request, Any, R]  # a stream's work: gives requests, is sent t
 
 
 class Adapter(Protocol):
-    """A model family as a stream sees it. Everything is for one sequence; `T` is the number of tokens fed at once."""
+    """A model family as a stream sees it. Everything is for one sequence; `T` is the number of tokens fed at once.
+
+    A family that can see less (gates, encoder caches, compressors) has two more:
+
+        frames_per_glance: int, the frames that the encoder takes as one
+        whole(frame, glances, fps) -> Whole, the places of a block of so many glances of that frame's size
+
+    and its `encode` heeds `Look.cached`. Streams of a family without them refuse these options.
+    """
 
     name: str
     family: str
@@ -101,7 +131,7 @@ class Adapter(Protocol):
 def answer(adapter: Adapter, request: Request) -> Any:
     """What the model says to one stream's request."""
     if isinstance(request, Look):
-        return adapter.encode(request.frames, request.fps)
+        return adapter.encode_packed([request])[0] if request.cached else adapter.encode(request.frames, request.fps)
     return adapter.logits(adapter.forward(request.embeds, request.positions, request.cache)[-1:])[0]
 
 
