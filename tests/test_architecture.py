@@ -31,7 +31,7 @@ ARROWS = {
     "football": {"arcade", "sources"},
     "sources": {"arcade"},
     "outputs": set(),
-    "testing": {"outputs", "sources"},
+    "testing": {"outputs", "sources", "economy"},
     "options": {"kv", "models.base", "script", "decoding"},
     "presets": {"options", "kv", "script", "decoding"},
     "stream": {"eye", "options", "kv", "models.base", "script", "decoding"},

@@ -9,7 +9,7 @@ where it would stand behind the whole one, and every chunk is told by one token 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from neverblink.compress.change import alike
 from neverblink.compress.stc import top
 from neverblink.economy import Glance, State, Tokens, Verdict, make_parts
 from neverblink.errors import ConfigError
-from neverblink.models.base import Adapter, Cached, Look, Steps, VisionBlock
+from neverblink.models.base import Adapter, Cached, Look, Sparing, Steps, VisionBlock
 from neverblink.options import StreamOptions
 from neverblink.types import Chunk
 
@@ -27,7 +27,7 @@ from neverblink.types import Chunk
 class Told(NamedTuple):
     """A glance of the chunk that is told: which one, its tokens, and which of them may stay."""
 
-    index: int
+    at: int
     embeds: torch.Tensor  # [h*w, hidden]
     alive: torch.Tensor  # [h*w] bool
 
@@ -42,7 +42,7 @@ class Eye:
     NOTHING: ClassVar[State] = {}  # the state of a stream that has seen nothing
 
     def __init__(self, adapter: Adapter, options: StreamOptions):
-        self.adapter, self.fps = adapter, options.fps
+        self.fps = options.fps
         self.gate, self.cache, self.compressors = parts = make_parts(
             options.gate, options.encoder_cache, options.compress
         )
@@ -51,6 +51,7 @@ class Eye:
             raise ConfigError(
                 f"the family {adapter.family} takes no gate, encoder cache or compressor yet; leave them out"
             )
+        self.adapter = cast("Sparing", adapter)
 
     def see(self, state: State, chunk: Chunk, *, asked: bool) -> Steps[VisionBlock]:
         """The block of a chunk, which brings the state after it.
@@ -90,12 +91,12 @@ class Eye:
         if self.gate is not None and not early:
             verdicts = self._judge([_with(g, seen[i]) for i, g in enumerate(glances)], after)
         told = self._told(verdicts, seen, after)
-        self._compress(told, [glances[t.index].time for t in told], grid, after)
+        self._compress(told, [glances[t.at].time for t in told], grid, after)
         whole = self.adapter.whole(newest, len(groups), self.fps)
         masks = [_anchored(t) for t in told]
         return VisionBlock(
             torch.cat([t.embeds[mask] for t, mask in zip(told, masks, strict=True)]),
-            np.concatenate([whole.loc[t.index][m.cpu().numpy()] for t, m in zip(told, masks, strict=True)]),
+            np.concatenate([whole.loc[t.at][m.cpu().numpy()] for t, m in zip(told, masks, strict=True)]),
             whole.advance,
             after,
             sum(len(g.frames) for g, verdict in zip(glances, verdicts, strict=True) if not verdict.keep),

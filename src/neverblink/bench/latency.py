@@ -71,7 +71,7 @@ class Workload:
     positions: Any = "contiguous"
     ask_every: float = 10.0
     seed: int = 0
-    parts: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.tokens < 2:

@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,7 @@ from neverblink.arcade.events import Claim, GameEvent, Kind, Score, Side
 from neverblink.arcade.sport import Sport, sports
 from neverblink.bench.quiz import Quiz, Shown
 from neverblink.bench.spent import Spent, add_parts, smaller
+from neverblink.decoding.timing import cpu_time as by_cpu_time
 from neverblink.errors import BudgetError, ConfigError, NeverblinkError
 
 if TYPE_CHECKING:
@@ -207,6 +209,7 @@ def run_quality(
     data: str | Path | None = None,
     video: str | Path | None = None,
     truth: str | Path | None = None,
+    cpu_time: bool = False,
 ) -> Result:
     """Let a model watch a game, or recordings, and score what it says.
 
@@ -221,6 +224,7 @@ def run_quality(
         gate, encoder_cache, compress: ways to see less, see `StreamOptions`.
         ask_every: seconds between two questions; 0 asks none. No question is remembered.
         data: a folder of `match_*.mp4` + `match_*.npz` (football).
+        cpu_time: times are CPU times of the thread, not wall times; for a machine that does other work too.
         video, truth: a file and its truth from `neverblink.training.data.write_mp4`, instead of a live game.
 
     Returns:
@@ -254,6 +258,9 @@ def run_quality(
         compress=compress,
     )
     spent = Spent(model.adapter)
+    clock = ExitStack()
+    if cpu_time:
+        clock.enter_context(by_cpu_time())
     try:
         for caption in captions:
             if sys.stderr.isatty():
@@ -265,6 +272,8 @@ def run_quality(
             kv_tokens_max = max(kv_tokens_max, caption.kv_tokens)
     except BudgetError as error:
         ended = f"after {lines[-1].end:.0f} s: {error}" if lines else str(error)
+    finally:
+        clock.close()
     if sys.stderr.isatty():
         print(file=sys.stderr)
     events = [*quiz.events, *show.take()]
@@ -387,6 +396,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ask-every", type=float, help="seconds between two questions, 0 for none (default 10)")
     parser.add_argument("--video", type=Path, help="a recording made by write_mp4, instead of a live game")
     parser.add_argument("--truth", type=Path, help="the recording's truth")
+    parser.add_argument("--cpu-time", action="store_true", help="CPU times of the model in place of wall times")
     parser.add_argument("--json", type=Path, default=None, help="write the line to this file too")
     options = vars(parser.parse_args(arguments))
     file = options.pop("json")

@@ -131,7 +131,7 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> int:
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         crc = zlib.crc32(f"{name}{tuple(value.shape)}{value.dtype}".encode(), crc)
-        crc = zlib.crc32(value.view(torch.uint8).numpy().tobytes() if value.numel() else b"", crc)
+        crc = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"", crc)
     return crc
 
 

@@ -68,12 +68,7 @@ Steps = Generator[Request, Any, R]  # a stream's work: gives requests, is sent t
 class Adapter(Protocol):
     """A model family as a stream sees it. Everything is for one sequence; `T` is the number of tokens fed at once.
 
-    A family that can see less (gates, encoder caches, compressors) has two more:
-
-        frames_per_glance: int, the frames that the encoder takes as one
-        whole(frame, glances, fps) -> Whole, the places of a block of so many glances of that frame's size
-
-    and its `encode` heeds `Look.cached`. Streams of a family without them refuse these options.
+    A family that can see less is a `Sparing` adapter too.
     """
 
     name: str
@@ -125,6 +120,19 @@ class Adapter(Protocol):
 
         Composed from the model's own (rounded) angles, so a carried key equals one that was baked there.
         """
+        ...
+
+
+class Sparing(Adapter, Protocol):
+    """A family with gates, encoder caches and compressors; streams of others refuse these options.
+
+    Its `encode_packed` heeds `Look.cached`.
+    """
+
+    frames_per_glance: int  # frames that the encoder takes as one
+
+    def whole(self, frame: np.ndarray, glances: int, fps: float) -> Whole:
+        """The places of a block of so many glances of that frame's size [H, W, 3]."""
         ...
 
 

@@ -12,7 +12,7 @@ from neverblink.economy import State, Tower, check
 
 @dataclass(frozen=True)
 class StcCacher:
-    """Every `every`-th glance is a reference: encoded in full, with each layer's keys, values, attention and MLP outputs
+    """Every `every`-th glance is a reference: encoded in full, with each layer's keys, values, attention and MLP output
     kept. For the others each layer computes all keys, takes the `recompute` share of patches whose keys are least like
     the reference's, and computes values, queries, attention and MLP of those alone.
 

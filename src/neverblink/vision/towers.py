@@ -76,12 +76,11 @@ class QwenTower:
         return linear(normed, qkv.weight[part * d : (part + 1) * d], qkv.bias[part * d : (part + 1) * d])
 
     def _turn(self, layer: int, flat: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """The stock rotation, which computes in float32 or wider. [m, d] -> [m, d]."""
-        heads = flat.view(len(flat), self._v.blocks[layer].attn.num_heads, -1)
-        wide = heads.double() if heads.dtype == torch.float64 else heads.float()
+        """The stock rotation, which computes in float32 whatever comes. [m, d] -> [m, d]."""
+        wide = flat.view(len(flat), self._v.blocks[layer].attn.num_heads, -1).float()
         a, b = wide.chunk(2, -1)
-        cos, sin = cos[:, None].to(wide.dtype), sin[:, None].to(wide.dtype)
-        return (wide * cos + torch.cat((-b, a), -1) * sin).to(flat.dtype).flatten(1)
+        turned = wide * cos[:, None].float() + torch.cat((-b, a), -1) * sin[:, None].float()
+        return turned.to(flat.dtype).flatten(1)
 
     def keys(self, layer: int, normed: torch.Tensor, place: QwenPlace) -> torch.Tensor:
         return self._turn(layer, self._project(layer, normed, 1), place.cos, place.sin)

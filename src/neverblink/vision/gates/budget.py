@@ -1,7 +1,7 @@
 """Gates that share out a budget: slow and fast glances (Keye-VL-1.5), key frames and the ones between (KFFocus).
 
-The budget is a leaky bucket: it fills with `tokens_per_second`, holds `burst` seconds of that, and a glance that must be
-kept may overdraw it, which later glances pay back.
+The budget is a leaky bucket: it fills with `tokens_per_second`, holds `burst` seconds of that, and a glance that must
+be kept may overdraw it, which later glances pay back.
 """
 
 from __future__ import annotations
