@@ -12,6 +12,8 @@ import torch
 
 from neverblink import Chunk, Frame, Model, ScriptOptions, Stream, StreamOptions
 from neverblink.errors import ConfigError, UnknownName
+from neverblink.eye import Eye
+from neverblink.models.base import drive
 from neverblink.types import Kind
 from tests.checkpoints import toy_checkpoint
 from tests.engine import crowd
@@ -194,13 +196,17 @@ def test_what_is_told_stands_where_it_stood(index: int) -> None:
     """With the same words said, text stands where it stands behind whole blocks, and each told token at a place of the
     whole block of its turn; every turn is told by one at least."""
 
+    # Eight glances of one picture: the block is longer than it is wide, and most of it is left out.
+    picture = calm(index, 1).frames[0].pixels
+    long = Chunk(2.0, 3.0, tuple(Frame(2 + i / 16, picture) for i in range(16)))
+
     def held(**parts: Any) -> Any:
         stream, _, forced = make_stream(
             0, policy="full", policy_options={"kv_budget": 1400}, positions="native", **parts
         )
         for second in range(5):
             forced.script = [40, 41, stream.script.end_id]
-            stream.step(calm(index, second))
+            stream.step(calm(index, second) if second != 2 else long)
         return stream.rows()
 
     whole, told = held(), held(**LOSSY[index])
@@ -215,6 +221,24 @@ def test_what_is_told_stands_where_it_stood(index: int) -> None:
         assert mine <= places
         assert len(mine) == int(((told.kinds == Kind.PIXELS) & (told.turns == turn)).sum()), "no place is told twice"
     assert told.n < whole.n or "stc" in LOSSY[index].get("encoder_cache", "")
+
+
+@pytest.mark.parametrize("index", [i for i, p in enumerate(LOSSY) if "cache" not in str(p) and "reuse" not in str(p)])
+def test_each_told_token_brings_its_own_place(index: int) -> None:
+    """A token of the block is, to the last bit or nearly so, the whole block's token of the same place."""
+    adapter = crowd.model().adapter
+    eye, state, told = Eye(adapter, StreamOptions(fps=4.0, **LOSSY[index])), Eye.NOTHING, 0
+    for second in range(5):
+        chunk = calm(index, second)
+        with torch.inference_mode():
+            whole = adapter.encode([frame.pixels for frame in chunk.frames], 4.0)
+            block = drive(adapter, eye.see(state, chunk, asked=False))
+        state, told = block.state, told + block.tokens
+        assert whole.advance == block.advance
+        at = [np.flatnonzero((whole.loc == place).all(1))[0] for place in block.loc]
+        if block.frames_skipped < len(chunk.frames):  # else the anchor is of an earlier chunk
+            torch.testing.assert_close(block.embeds, whole.embeds[at], atol=1e-9, rtol=0)
+    assert told < 5 * 18
 
 
 def still(second: int, picture: np.ndarray) -> Chunk:
@@ -295,8 +319,6 @@ def test_what_does_not_go_together_is_refused_before_the_first_frame() -> None:
 
     class Other:
         family = "other"
-
-    from neverblink.eye import Eye
 
     with pytest.raises(ConfigError, match="the family other takes no gate"):
         Eye(Other(), StreamOptions(compress="stc"))  # type: ignore[arg-type]
