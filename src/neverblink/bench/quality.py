@@ -257,7 +257,7 @@ def run_quality(
         encoder_cache=encoder_cache,
         compress=compress,
     )
-    spent = Spent(model.adapter)
+    spent = Spent(getattr(model, "adapter", None))
     clock = ExitStack()
     if cpu_time:
         clock.enter_context(by_cpu_time())

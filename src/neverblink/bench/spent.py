@@ -44,11 +44,12 @@ class Spent:
     """Sums over the captions of a stream.
 
     Args:
-        adapter: whose rows of keys and values are counted.
+        adapter: whose rows of keys and values are counted; None where a model has none.
     """
 
-    def __init__(self, adapter: Adapter):
-        self._row_bytes = 2 * adapter.layers * adapter.kv_heads * adapter.head_dim * adapter.dtype.itemsize
+    def __init__(self, adapter: Adapter | None):
+        a = adapter
+        self._row_bytes = None if a is None else 2 * a.layers * a.kv_heads * a.head_dim * a.dtype.itemsize
         self._captions: list[tuple[int, int, int, int, dict[str, float]]] = []
 
     def add(self, caption: Caption) -> None:
@@ -69,5 +70,5 @@ class Spent:
             "vision_tokens_per_second": round(sum(told) / media_seconds, 3),
             "frames_skipped": round(sum(skipped) / sum(frames), 4),
             **{name: round(1e3 * fmean(values), 3) for name, values in spent.items()},
-            "kv_bytes": round(fmean(rows) * self._row_bytes),
+            "kv_bytes": None if self._row_bytes is None else round(fmean(rows) * self._row_bytes),
         }
