@@ -286,6 +286,21 @@ def test_a_static_stream_that_drops_tells_one_token_a_chunk(gate: str) -> None:
     assert [2, *[4] * 7, 2] == [c.frames_skipped for c in captions]
 
 
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"gate": "pixel"}, [9, 1, 6]),
+        ({"gate": "pixel:skipped=reuse"}, [18, 18, 12]),
+        ({"compress": "differential:threshold=0.9"}, [10, 2, 7]),
+    ],
+)
+def test_a_picture_of_another_size_is_told_whole(parts: dict[str, Any], told: list[int]) -> None:
+    """Grey before and grey after, in 3x3 tokens and in 3x2: nothing is compared over the change."""
+    stream, _, _ = make_stream(0, **parts)
+    wide, narrow = (np.full((84, width, 3), 90, dtype=np.uint8) for width in (84, 56))
+    assert told == [stream.step(still(s, wide if s < 2 else narrow)).vision_tokens for s in range(3)]
+
+
 def test_the_frame_at_question_time_is_kept() -> None:
     stream, _, _ = make_stream(0, gate="pixel")
     picture = calm(0, 0).frames[0].pixels

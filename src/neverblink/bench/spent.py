@@ -62,8 +62,8 @@ class Spent:
         questions. kv_bytes: of the rows that were held, in the mean."""
         told, skipped, frames, rows, seconds = zip(*self._captions, strict=True)
         spent = {
-            "vision_ms": [each["see"] for each in seconds],
-            "prefill_ms": [each["make_room"] + each["read"] for each in seconds],
+            "vision_ms": [each.get("see", 0.0) for each in seconds],
+            "prefill_ms": [each.get("make_room", 0.0) + each.get("read", 0.0) for each in seconds],
             "chunk_ms": [sum(value for name, value in each.items() if name != "answer") for each in seconds],
         }
         return {
