@@ -36,6 +36,11 @@ class Watched:
             raise ModelError("the tower has failed")
         return self._adapter.encode(frames, fps)
 
+    def encode_packed(self, looks: Any) -> Any:
+        self.encoded += 1
+        self.threads.add(threading.current_thread().name)
+        return self._adapter.encode_packed(looks)
+
     def forward(self, embeds: Any, positions: Any, cache: Any) -> Any:
         if len(embeds) > 1:
             self.ahead.append(self.encoded)
@@ -70,11 +75,16 @@ def watch(pipeline: bool, source: Any = None, fails_at: int | None = None, **opt
     return given, adapter
 
 
-def test_the_pipeline_says_the_same() -> None:
-    """Captions with all their numbers, questions included; encoded in another thread, one chunk ahead at most."""
+SPARING = {"gate": "pixel:similarity=0.7,skipped=reuse", "encoder_cache": "stc:every=3", "compress": "stc:keep=0.5"}
+
+
+@pytest.mark.parametrize("parts", [{}, SPARING], ids=["whole", "sparing"])
+def test_the_pipeline_says_the_same(parts: dict[str, str]) -> None:
+    """Captions with all their numbers, questions included; encoded in another thread, one chunk ahead at most. What a
+    gate, an encoder cache and a compressor remember is that of the chunk before, spoken or not."""
     asked = {2.5: "What now?"}
-    plain, before = watch(False, questions=asked, temperature=0.8, seed=3)
-    ahead, after = watch(True, questions=asked, temperature=0.8, seed=3)
+    plain, before = watch(False, questions=asked, temperature=0.8, seed=3, **parts)
+    ahead, after = watch(True, questions=asked, temperature=0.8, seed=3, **parts)
     assert len(plain) == 6
     assert [0, 3] == [caption.frames_dropped for caption in plain[:2]]
     assert plain == ahead

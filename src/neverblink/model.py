@@ -15,7 +15,7 @@ import torch
 from neverblink.errors import ConfigError, ModelError
 from neverblink.kv.relocate import Positions
 from neverblink.models import ABSENT, families
-from neverblink.models.base import Adapter, VisionBlock, answer
+from neverblink.models.base import Adapter, VisionBlock, drive
 from neverblink.models.bundled import BUNDLED, Card, read_card
 from neverblink.models.stock import Checkpoint
 from neverblink.options import StreamOptions
@@ -194,6 +194,9 @@ class Model:
         max_tokens_per_second: int | None = None,
         temperature: float | None = None,
         query: str | None = None,
+        gate: str = "",
+        encoder_cache: str = "",
+        compress: str = "",
         questions: Mapping[float, str] | None = None,
         on_event: Callable[[str, str, str, float], None] = lambda *_: None,
         pipeline: bool | None = None,
@@ -221,7 +224,18 @@ class Model:
         from neverblink.sources import open_source
         from neverblink.sources.base import SourceOptions
 
-        options = self._options(fps, policy, policy_options, positions, seed, max_tokens_per_second, temperature)
+        options = self._options(
+            fps,
+            policy,
+            policy_options,
+            positions,
+            seed,
+            max_tokens_per_second,
+            temperature,
+            gate,
+            encoder_cache,
+            compress,
+        )
         script = ScriptOptions(**(self.card.script if query is None else {**self.card.script, "query": query}))
         engine = self.engine([options], script, max_streams=max_streams, most_streams=len(sources), pipeline=pipeline)
         on_memory(engine.memory.text())
@@ -251,6 +265,9 @@ class Model:
         seed: int | None,
         max_tokens_per_second: int | None,
         temperature: float | None,
+        gate: str,
+        encoder_cache: str,
+        compress: str,
     ) -> StreamOptions:
         """The checkpoint's own options with those on top that were given."""
         options = self.options(policy, policy_options)
@@ -260,7 +277,8 @@ class Model:
             "seed": seed,
         }
         speak = replace(options.speak, **{k: v for k, v in given.items() if v is not None})
-        return replace(options, fps=fps or options.fps, positions=positions, speak=speak)
+        options = replace(options, fps=fps or options.fps, positions=positions, speak=speak)
+        return replace(options, gate=gate, encoder_cache=encoder_cache, compress=compress)
 
     def watch(
         self,
@@ -278,6 +296,9 @@ class Model:
         max_tokens_per_second: int | None = None,
         temperature: float | None = None,
         query: str | None = None,
+        gate: str = "",
+        encoder_cache: str = "",
+        compress: str = "",
         questions: Mapping[float, str] | Callable[[float], str | None] | None = None,
         on_event: Callable[[str, str, float], None] | None = None,
         pipeline: bool | None = None,
@@ -289,6 +310,7 @@ class Model:
             seconds: stop after so many media seconds.
             realtime: pace a file by the clock.
             start, end: part of a file, media seconds.
+            gate, encoder_cache, compress: ways to see less, see `StreamOptions`.
             questions: media second -> question, asked with the first chunk that ends at or after it; or a function
                 that is given the end of each chunk before the model sees it, and returns a question or None.
             on_event: told (type, text, media seconds) of what happens to the source.
@@ -307,7 +329,18 @@ class Model:
         from neverblink.sources.base import SourceOptions
         from neverblink.sources.chunks import chunks
 
-        options = self._options(fps, policy, policy_options, positions, seed, max_tokens_per_second, temperature)
+        options = self._options(
+            fps,
+            policy,
+            policy_options,
+            positions,
+            seed,
+            max_tokens_per_second,
+            temperature,
+            gate,
+            encoder_cache,
+            compress,
+        )
         script = self.card.script if query is None else {**self.card.script, "query": query}
         pipeline = self.device != "cpu" if pipeline is None else pipeline
         ahead: Ahead[tuple[Chunk, str | None, VisionBlock | None]] | None = None
@@ -326,9 +359,13 @@ class Model:
             source = open_source(source, wanted)
         stream = self.stream(options, ScriptOptions(**script))
 
+        state = stream.seen
+
         @torch.inference_mode()
-        def see(chunk: Chunk) -> VisionBlock:
-            block: VisionBlock = answer(self.adapter, options.look(chunk))
+        def see(chunk: Chunk, question: str | None) -> VisionBlock:
+            nonlocal state  # after the chunk before, which may not be spoken yet
+            block = drive(self.adapter, stream.eye.see(state, chunk, asked=question is not None))
+            state = block.state
             return block
 
         def second_by_second(source: Source) -> Iterator[tuple[Chunk, str | None, VisionBlock | None]]:
@@ -338,7 +375,7 @@ class Model:
                 question = questions(chunk.end) if callable(questions) else None
                 if waiting and waiting[0][0] <= chunk.end:
                     question = waiting.pop(0)[1]
-                yield chunk, question, see(chunk) if pipeline else None
+                yield chunk, question, see(chunk, question) if pipeline else None
                 if seconds is not None and chunk.end - first >= seconds - 1e-6:
                     break
 

@@ -26,6 +26,8 @@ class StreamOptions:
         question_tokens: longest question; its room is kept free.
         rebase_at: positions are turned back to zero when they pass this (float32 angles lose a digit beyond).
         penalise_vision: let a repetition penalty see the vision pads too, as the public reference does.
+        gate, encoder_cache, compress: what is not looked at, encoded or told: "NAME" or "NAME:OPTION=VALUE,...", see
+            economy.py; several compressors are joined by "+". "" takes none.
     """
 
     fps: float = 2.0
@@ -37,6 +39,9 @@ class StreamOptions:
     question_tokens: int = 192
     rebase_at: float = 4096.0
     penalise_vision: bool = False
+    gate: str = ""
+    encoder_cache: str = ""
+    compress: str = ""
 
     def __post_init__(self) -> None:
         if self.positions not in ("contiguous", "native"):

@@ -17,6 +17,7 @@ import torch
 from neverblink.decoding.speak import Sampler
 from neverblink.decoding.timing import timed
 from neverblink.errors import ConfigError
+from neverblink.eye import Eye
 from neverblink.kv import snapshot
 from neverblink.kv.arena import Arena
 from neverblink.kv.cache import StreamCache
@@ -24,7 +25,7 @@ from neverblink.kv.policies import check_room, make_policy
 from neverblink.kv.relocate import relocate
 from neverblink.kv.table import Rows, Table
 from neverblink.kv.undo import undone_on_error
-from neverblink.models.base import Adapter, Feed, Greedy, Steps, VisionBlock, drive
+from neverblink.models.base import Adapter, Feed, Greedy, Reply, Steps, VisionBlock, drive
 from neverblink.options import StreamOptions
 from neverblink.script import Script
 from neverblink.types import Caption, Chunk, Kind, Piece, WhyStopped
@@ -59,6 +60,7 @@ class Stream:
         self.table = Table(self.budget)
         self.cache = StreamCache(self.arena, self.table, slot)
         self.sampler = Sampler(options.speak, processor)
+        self.eye, self.seen = Eye(adapter, options), Eye.NOTHING  # what the eye remembers of this stream
         self.stops, self.turn, self.end = adapter.stop_ids | {script.end_id}, 0, 0.0
         self.embeds: dict[int, torch.Tensor] = {}  # vision embeddings of turns that may be fed (again)
         self.table.append(script.opening(), turn=-1, time=0.0)
@@ -89,16 +91,17 @@ class Stream:
         """`step` for a driver that answers the requests of many streams; run it under `torch.inference_mode()`."""
         seconds: dict[str, float] = {}
         with timed(seconds, "see"):
-            vision: VisionBlock = seen or (yield self.options.look(chunk))
+            vision = seen or (yield from self.eye.see(self.seen, chunk, asked=question is not None))
         pieces = self.script.turn(chunk.start, chunk.end, vision.parts, first=self.turn == 0)
         with timed(seconds, "make_room"):
             self._make_room(chunk, pieces)
         with undone_on_error(self.cache, self.sampler.generator):
             with timed(seconds, "read"):
-                logits = yield from self._read(pieces, vision, chunk.end)
+                logits = yield from self._read(pieces, vision, chunk.end, self.turn)
             with timed(seconds, "speak"):
-                said, why = yield from self._speak(logits, self.options.most_tokens(chunk.seconds), chunk.end)
-        self.turn, self.end = self.turn + 1, chunk.end
+                most = self.options.most_tokens(chunk.seconds)
+                said, why = yield from self._speak(logits, most, chunk.end, self.turn)
+        self.turn, self.end, self.seen = self.turn + 1, chunk.end, vision.state
         answer = None
         if question is not None:
             with timed(seconds, "answer"):
@@ -106,7 +109,8 @@ class Stream:
         text = self.script.text_of(said)
         why = "silence" if not text and why == "end" else why
         numbers = (len(said), self.table.n, len(chunk.frames), chunk.dropped, seconds)
-        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, question, answer, self.budget)
+        told = (question, answer, self.budget, vision.frames_skipped, vision.tokens)
+        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, *told)
 
     def answer_steps(self, question: str, *, remember: bool = False) -> Steps[str]:
         """`ask` as steps."""
@@ -114,8 +118,8 @@ class Stream:
             raise ConfigError("nothing was watched yet; ask after the first chunk")
         pieces = self.options.question(self.script, question)
         with undone_on_error(self.cache, self.sampler.generator, always=not remember):
-            logits = yield from self._read(pieces, None, self.end, turn=self.turn - 1)
-            said, _ = yield from self._speak(logits, self.options.speak.answer_tokens, self.end, turn=self.turn - 1)
+            logits = yield from self._read(pieces, None, self.end, self.turn - 1)
+            said, _ = yield from self._speak(logits, self.options.speak.answer_tokens, self.end, self.turn - 1)
         return self.script.text_of(said)
 
     def fork(self) -> Stream:
@@ -152,11 +156,8 @@ class Stream:
         held = set() if plan.reuse else set(self.table.turns[: self.table.m].tolist())
         self.embeds = {turn: e for turn, e in self.embeds.items() if turn in held}
 
-    def _read(
-        self, pieces: list[Piece], vision: VisionBlock | None, end: float, turn: int | None = None
-    ) -> Steps[torch.Tensor | int]:
+    def _read(self, pieces: list[Piece], vision: VisionBlock | None, end: float, turn: int) -> Steps[Reply]:
         """Append a turn and feed it; returns the logits [vocabulary] of its last token, or the token they come to."""
-        turn = self.turn if turn is None else turn
         if self.turn and self.table.ids[self.table.m - 1] != self.script.newline_id:
             self.table.append([self.script.close()], turn=self.turn - 1, time=self.end)
         if vision is not None:
@@ -164,11 +165,9 @@ class Stream:
         self.table.append(pieces, turn=turn, time=end, vision=vision)
         return (yield from self._feed())
 
-    def _speak(
-        self, logits: torch.Tensor | int, most: int, end: float, turn: int | None = None
-    ) -> Steps[tuple[list[int], WhyStopped]]:
+    def _speak(self, logits: Reply, most: int, end: float, turn: int) -> Steps[tuple[list[int], WhyStopped]]:
         """Say up to `most` tokens; the last one stays pending and is fed with the next turn."""
-        turn, said = self.turn if turn is None else turn, []
+        said: list[int] = []
         while True:
             token = logits if isinstance(logits, int) else self.sampler.pick(logits, self._context)
             said.append(token)
@@ -181,7 +180,7 @@ class Stream:
             self.table.append([Piece(Kind.CLOSE, (self.script.end_id,))], turn=turn, time=end)
         return said, "end" if token in self.stops else "length"
 
-    def _feed(self) -> Steps[torch.Tensor | int]:
+    def _feed(self) -> Steps[Reply]:
         """Feed every pending row; what `_read` returns."""
         table, a, b = self.table, self.table.n, self.table.m
         positions = torch.from_numpy(table.place_pending(b).T.astype(np.float32))
@@ -189,7 +188,7 @@ class Stream:
         for turn, at, cells in table.vision_cells(a, b):
             embeds[torch.from_numpy(at)] = self.embeds[turn][torch.from_numpy(cells)]
         greedy = Greedy(self.options.speak.repetition_penalty, self._context) if self.sampler.is_greedy else None
-        logits: torch.Tensor | int = yield Feed(embeds, positions, self.cache, greedy)
+        logits: Reply = yield Feed(embeds, positions, self.cache, greedy)
         table.commit(b)
         return logits
 

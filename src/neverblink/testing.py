@@ -229,3 +229,47 @@ def check_output_contract(make: Callable[[], Output], read: Callable[[], list[st
     for text in read():
         unsafe = [c for c in text if ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 or c in "\u2028\u2029\u202e\u200b"]
         assert not unsafe, f"control characters {unsafe} in {text!r}"
+
+
+def check_compressor_contract(make: Callable[[], Any]) -> None:
+    """What every compressor must keep, over chunks of one and of several pictures; `make` gives one with its options.
+
+    Raises:
+        AssertionError: a mask of a wrong shape, a token brought back, memory outside the state, or a state or token
+            that was written over.
+    """
+    import torch
+
+    from neverblink.economy import State, Tokens
+
+    draw = torch.Generator().manual_seed(0)
+    first = torch.randn(12, 16, generator=draw)
+    chunks: list[Tokens] = []
+    for count in (1, 3, 2):
+        embeds = torch.stack([first + 0.3 * i * torch.randn(12, 16, generator=draw) for i in range(count)])
+        alive = torch.ones(count, 12, dtype=torch.bool)
+        if not make().needs_grid:
+            alive[-1, 4:] = False
+        chunks.append(Tokens(embeds, alive, (3, 4), tuple(float(len(chunks)) + i / count for i in range(count))))
+
+    def run(compressors: Sequence[Any]) -> list[torch.Tensor]:
+        state: State = {}
+        masks = []
+        for compressor, tokens in zip(compressors, chunks, strict=True):
+            given = {name: value.clone() for name, value in state.items()}
+            embeds, alive = tokens.embeds.clone(), tokens.alive.clone()
+            mask, after = compressor(tokens, state)
+            assert mask.dtype == torch.bool and mask.shape == alive.shape, f"a mask {mask.dtype} {list(mask.shape)}"
+            assert torch.equal(embeds, tokens.embeds) and torch.equal(alive, tokens.alive), "tokens were written over"
+            assert given.keys() == state.keys(), "the state was changed in place"
+            assert all(torch.equal(given[name], state[name]) for name in given), "the state was written over"
+            assert not bool((mask & ~alive).any()), "a dropped token was kept again"
+            state = after
+            masks.append(mask)
+        return masks
+
+    one = make()
+    together, apart = run([one] * 3), run([make() for _ in range(3)])
+    again = run([one] * 3)
+    for a, b, c in zip(together, apart, again, strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c), "it remembers something outside its state"

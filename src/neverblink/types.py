@@ -54,6 +54,8 @@ class Caption:
     question: str | None = None
     answer: str | None = None  # set when a question was asked with this chunk
     kv_budget: int = 0  # rows that the KV cache will never pass
+    frames_skipped: int = 0  # of frames_used: those that a gate kept from the encoder, or from being told
+    vision_tokens: int = 0  # that this chunk was told by
 
     @property
     def latency(self) -> float:
@@ -78,6 +80,7 @@ class Event:
     kv_tokens: int = 0
     frames_used: int = 0
     frames_dropped: int = 0
+    frames_skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

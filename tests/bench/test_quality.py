@@ -203,6 +203,8 @@ class Teacher:
 FIELDS = {
     *("sport", "policy", "positions", "seconds", "event_f1", "event_precision", "event_recall", "by_kind"),
     *("score_accuracy", "silence_accuracy", "false_alarms_per_minute", "repetition_rate"),
+    *("fps", "gate", "encoder_cache", "compress", "vision_tokens_per_second", "frames_skipped", "vision_ms"),
+    *("prefill_ms", "chunk_ms", "kv_bytes"),
     *("seconds_per_chunk_p50", "kv_tokens_max", "rss_mb", "real_time_factor", "qa_accuracy", "by_fifth", "ended"),
 }
 

@@ -58,6 +58,7 @@ def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: py
     arguments = "watch x.mp4 --model there --device cpu --dtype float32 --attn eager --revision r1 --fps 4 --seconds 2"
     arguments += " --lora tuned"
     arguments += " --policy sliding --vision-window 8 --positions native --seed 3 --temperature 0.5 --start 1 --end 9"
+    arguments += " --gate pixel:similarity=0.9 --encoder-cache stc --compress differential+stc"
     assert (
         main([*arguments.split(), "--realtime", "--pipeline", "--ask", "1.5:Who leads?", "--query", "the score"]) == 0
     )
@@ -79,6 +80,9 @@ def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: py
         "query": "the score",
         "max_tokens_per_second": None,
         "pipeline": True,
+        "gate": "pixel:similarity=0.9",
+        "encoder_cache": "stc",
+        "compress": "differential+stc",
     }
     assert "[00:00:01] answer: I do not know.\n" in capsys.readouterr().out
 
@@ -195,9 +199,11 @@ def test_an_unwritable_file_is_told_before_the_model_is_loaded(
     [
         (["--policy", "magic"], "no KV policy 'magic'; known: full, last-frames, recompute"),
         (["--policy", "full", "--text-window", "9"], "has no option 'text_window'"),
+        (["--gate", "magic"], "no gate 'magic'; known: curvestream, grt"),
+        (["--compress", "stc+evs"], "compressor 'evs' compares whole pictures and 'stc' before it drops parts"),
     ],
 )
-def test_a_wrong_policy_is_told_before_the_model_is_loaded(
+def test_a_wrong_policy_or_part_is_told_before_the_model_is_loaded(
     scripted: ScriptedModel, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["watch", "x.mp4", *arguments]) == 2

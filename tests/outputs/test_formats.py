@@ -69,10 +69,11 @@ def test_jsonl_has_the_promised_fields_in_order(tmp_path: Path) -> None:
     text = written(Jsonl, tmp_path / "a.jsonl", make_caption(1.0, "a"), make_caption(2.0, ""))
     first, second = (json.loads(line) for line in text.splitlines())
     fields = (
-        "seq stream_id t_start t_end wall_time type text model latency_ms tokens kv_tokens frames_used frames_dropped"
+        "seq stream_id t_start t_end wall_time type text model latency_ms tokens kv_tokens frames_used frames_dropped "
+        "frames_skipped"
     )
     assert fields.split() == list(first)
-    assert (0, "main", 1.0, 2.0, 1.5, "caption", "a", "scripted", 30.0, 4, 256, 2, 0) == tuple(first.values())
+    assert (0, "main", 1.0, 2.0, 1.5, "caption", "a", "scripted", 30.0, 4, 256, 2, 0, 0) == tuple(first.values())
     assert (1, "silence", "") == (second["seq"], second["type"], second["text"])
 
 

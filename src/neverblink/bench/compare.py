@@ -47,15 +47,15 @@ COLUMNS = {
 }
 
 
-def missing(names: Sequence[str], file: Path) -> list[str]:
+def missing(names: Sequence[str], file: Path, ways: Mapping[str, Sequence[str]] = WAYS) -> list[str]:
     """The ways that have no line yet.
 
     Raises:
         ConfigError: no such way.
     """
     for name in names:
-        if name not in WAYS:
-            raise ConfigError(f"no way {name!r}; known: {', '.join(WAYS)}")
+        if name not in ways:
+            raise ConfigError(f"no way {name!r}; known: {', '.join(ways)}")
     done = {run["way"] for run in read(file)}
     return [name for name in names if name not in done]
 
@@ -65,7 +65,13 @@ def read(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
-def run(names: Sequence[str], arguments: Sequence[str], file: Path, workers: int) -> Iterator[dict[str, Any]]:
+def run(
+    names: Sequence[str],
+    arguments: Sequence[str],
+    file: Path,
+    workers: int,
+    ways: Mapping[str, Sequence[str]] = WAYS,
+) -> Iterator[dict[str, Any]]:
     """Run the ways side by side; each line is in the file before it is given.
 
     Raises:
@@ -73,7 +79,7 @@ def run(names: Sequence[str], arguments: Sequence[str], file: Path, workers: int
     """
 
     def one(name: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "neverblink.bench.quality", *arguments, *WAYS[name]]
+        command = [sys.executable, "-m", "neverblink.bench.quality", *arguments, *ways[name]]
         told = subprocess.run(command, capture_output=True, text=True, check=False)
         if told.returncode:
             raise NeverblinkError(f"{name}: {told.stderr.strip().splitlines()[-1] if told.stderr else told.returncode}")

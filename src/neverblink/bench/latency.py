@@ -26,6 +26,7 @@ import torch
 
 from neverblink.bench.floor import Meter, Rates, Sizes, Work, measure_rates
 from neverblink.bench.latency_report import check_plot, plot, table
+from neverblink.bench.spent import PARTS, add_parts
 from neverblink.decoding.speak import Sampler, SpeakOptions
 from neverblink.engine import Engine
 from neverblink.errors import BudgetError, ConfigError, MissingExtra, NeverblinkError
@@ -60,6 +61,7 @@ class Workload:
         windows: options of the policies; a policy takes those that it has, the rest is the checkpoint's own.
         ask_every: seconds between two questions to the first stream, between two chunks; the time to the first token of
             the answer is taken and nothing is remembered. 0 asks none.
+        parts: gate, encoder_cache and compress of the streams. The floor stays that of the whole picture.
     """
 
     seconds: float = 300.0
@@ -71,6 +73,7 @@ class Workload:
     positions: Any = "contiguous"
     ask_every: float = 10.0
     seed: int = 0
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.tokens < 2:
@@ -181,7 +184,7 @@ def options_for(model: Model, strategy: str, work: Workload) -> StreamOptions:
     options = model.options(strategy, windows)
     # A question is timed to its first token, so one token is all that it says.
     speak = SpeakOptions(max_tokens_per_second=work.tokens, answer_tokens=1)
-    return replace(options, fps=work.fps or options.fps, positions=work.positions, speak=speak)
+    return replace(options, fps=work.fps or options.fps, positions=work.positions, speak=speak, **work.parts)
 
 
 def warm_up_of(model: Model, work: Workload) -> int:
@@ -270,8 +273,9 @@ def _write(step: Any, captions: Sequence[Caption], work: Work) -> None:
         step["vision"], step["prefill"] = work.vision, work.prefill
         step["speak"] = step["wall"] - step["make_room"] - work.vision - work.prefill
     step["end"], step["rows"] = captions[0].end, max(caption.kv_tokens for caption in captions)
-    for column in ("fed", "prefill_flops", "vision_tokens", "vision_flops"):
+    for column in ("fed", "prefill_flops", "vision_flops"):
         step[column] = getattr(work, column)
+    step["vision_tokens"] = sum(caption.vision_tokens for caption in captions)  # told
 
 
 def _first_token_seconds(streams: Sequence[Stream]) -> float:
@@ -438,6 +442,7 @@ def run(
                 "policy_options": options.policy_options,
                 "positions": options.positions,
                 "packed": work.streams > 1 and how.get("drive") is None,
+                **work.parts,
                 **summary(measured, work, rates),
                 "series": series(measured, work),
             },
@@ -518,6 +523,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cuda-graph", action="store_true", help="decode steps of a single stream as a CUDA graph")
     add("--threads", type=int, help="of a CPU")
     add("--seed", type=int, default=default.seed, help="of the pictures")
+    add_parts(parser)
     add("--json", type=Path, help="append a line a strategy to this file")
     add("--per-chunk", type=Path, help="write every chunk's figures to this file, a JSON line each")
     add("--plot", type=Path, help="draw latency and memory over the seconds, PNG")
@@ -549,6 +555,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.positions,
             args.ask_every,
             args.seed,
+            {name: getattr(args, name) for name in PARTS if getattr(args, name, "")},
         )
         with tempfile.TemporaryDirectory() as folder:
             model = load(args, Path(folder))

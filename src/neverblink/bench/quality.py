@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,8 @@ from neverblink.arcade.commentary import parse
 from neverblink.arcade.events import Claim, GameEvent, Kind, Score, Side
 from neverblink.arcade.sport import Sport, sports
 from neverblink.bench.quiz import Quiz, Shown
+from neverblink.bench.spent import Spent, add_parts, smaller
+from neverblink.decoding.timing import cpu_time as by_cpu_time
 from neverblink.errors import BudgetError, ConfigError, NeverblinkError
 
 if TYPE_CHECKING:
@@ -218,11 +221,17 @@ def run_quality(
     policy: str = "streaming",
     policy_options: Mapping[str, Any] | None = None,
     positions: Positions = "contiguous",
+    fps: float | None = None,
+    max_pixels: int | None = None,
+    gate: str = "",
+    encoder_cache: str = "",
+    compress: str = "",
     ask_every: float = 10.0,
     data: str | Path | None = None,
     video: str | Path | None = None,
     truth: str | Path | None = None,
     dtype: str | None = None,
+    cpu_time: bool = False,
 ) -> Result:
     """Let a model watch a game, or recordings, and score what it says.
 
@@ -232,20 +241,27 @@ def run_quality(
         seed: of the game; it starts somewhere in the middle of one.
         seconds: media seconds to watch, as fast as the model can; None is 300 of a game, and each recording once.
         policy_options: windows of the policy, where they are not to be the checkpoint's own.
+        fps: frames a second, where they are not to be the checkpoint's own.
+        max_pixels: of one frame, after the resize; likewise.
+        gate, encoder_cache, compress: ways to see less, see `StreamOptions`.
         ask_every: seconds between two questions; 0 asks none. No question is remembered.
         data: a folder of `match_*.mp4` + `match_*.npz` (football).
+        cpu_time: times are CPU times of the thread, not wall times; for a machine that does other work too.
         video, truth: a file and its truth from `neverblink.training.data.write_mp4`, instead of a live game.
 
     Returns:
         The fields of `score` and of `Quiz.result` and, besides the settings: by_fifth, seconds_per_chunk_p50 (wall
         seconds), kv_tokens_max, rss_mb (peak of this process, MiB), real_time_factor (wall seconds of the model for a
-        media second), ended (None, or why the stream ended early: a policy that keeps everything runs out of room).
+        media second), ended (None, or why the stream ended early: a policy that keeps everything runs out of room), and
+        what `Spent.result` gives.
     """
     from neverblink.model import Model
 
     if isinstance(model, str | Path):
         model = Model.from_pretrained(model, dtype=dtype)
-    show = _show(sport, seed, model.fps, data, video, truth)
+    if max_pixels is not None:
+        model.adapter.pixels = smaller(model.adapter.pixels, max_pixels)  # type: ignore[attr-defined]
+    show = _show(sport, seed, fps or model.fps, data, video, truth)
     seconds = seconds or (None if data else 300)
     lines: list[Line] = []
     latencies: list[float] = []
@@ -260,7 +276,14 @@ def run_quality(
         seconds=seconds,
         questions=quiz,
         pipeline=False,  # the truth is taken from the game as it stands, so it must not run ahead
+        gate=gate,
+        encoder_cache=encoder_cache,
+        compress=compress,
     )
+    spent = Spent(getattr(model, "adapter", None))
+    clock = ExitStack()
+    if cpu_time:
+        clock.enter_context(by_cpu_time())
     try:
         for caption in captions:
             if sys.stderr.isatty():
@@ -268,9 +291,12 @@ def run_quality(
             quiz.hear(caption.answer)
             lines.append(Line(caption.start, caption.end, caption.text))
             latencies.append(caption.latency)
+            spent.add(caption)
             kv_tokens_max = max(kv_tokens_max, caption.kv_tokens)
     except BudgetError as error:
         ended = f"after {lines[-1].end:.0f} s: {error}" if lines else str(error)
+    finally:
+        clock.close()
     if sys.stderr.isatty():
         print(file=sys.stderr)
     events = [*quiz.events, *show.take()]
@@ -283,12 +309,17 @@ def run_quality(
         "policy": policy,
         "policy_options": dict(policy_options or {}),
         "positions": positions,
+        "fps": show.fps,
+        "gate": gate,
+        "encoder_cache": encoder_cache,
+        "compress": compress,
         "seconds": _round(media_seconds),
         **result,
         **quiz.result(),
         "by_fifth": by_fifth(events, lines, show.sport, show.start_score),
         "seconds_per_chunk_p50": _round(statistics.median(latencies)),
         "kv_tokens_max": kv_tokens_max,
+        **spent.result(media_seconds),
         "rss_mb": round(peak_rss_mb(), 1),
         "real_time_factor": _round(sum(latencies) / media_seconds),
         "ended": ended,
@@ -383,9 +414,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--vision-seconds", type=float, help="recent vision (default: the model's own)")
     parser.add_argument("--frames", type=int, help="for --policy last-frames")
     parser.add_argument("--kv-budget", type=int, help="rows, for --policy full")
+    parser.add_argument("--fps", type=float, help="frames a second (default: the model's own)")
+    parser.add_argument("--max-pixels", type=int, help="of one frame, after the resize (default: the model's own)")
+    add_parts(parser)
     parser.add_argument("--ask-every", type=float, help="seconds between two questions, 0 for none (default 10)")
     parser.add_argument("--video", type=Path, help="a recording made by write_mp4, instead of a live game")
     parser.add_argument("--truth", type=Path, help="the recording's truth")
+    parser.add_argument("--cpu-time", action="store_true", help="CPU times of the model in place of wall times")
     parser.add_argument("--json", type=Path, default=None, help="write the line to this file too")
     options = vars(parser.parse_args(arguments))
     file = options.pop("json")

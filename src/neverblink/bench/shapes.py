@@ -64,12 +64,15 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def config_of(shape: str, layers: int | None = None, vocabulary: int | None = None) -> Any:
+def config_of(
+    shape: str, layers: int | None = None, vocabulary: int | None = None, decoder_layers: int | None = None
+) -> Any:
     """The stock config of a shape.
 
     Args:
         layers: of decoder and vision tower, where they are to be fewer; full attention is then in the tower's last.
         vocabulary: ids, where they are to be fewer.
+        decoder_layers: of the decoder alone, in place of `layers`.
 
     Raises:
         UnknownName: no such shape.
@@ -84,6 +87,8 @@ def config_of(shape: str, layers: int | None = None, vocabulary: int | None = No
         text["num_hidden_layers"] = min(layers, text["num_hidden_layers"])
         vision["depth"] = min(layers, vision["depth"])
         vision["fullatt_block_indexes"] = [i for i in vision["fullatt_block_indexes"] if i < layers] or [layers - 1]
+    if decoder_layers is not None:
+        text["num_hidden_layers"] = decoder_layers
     if vocabulary is not None:
         text["vocab_size"] = vocabulary
     text |= {"tie_word_embeddings": tied, "bos_token_id": None, "eos_token_id": None}
@@ -112,15 +117,16 @@ def random_model(
     max_pixels: int | None = None,
     layers: int | None = None,
     vocabulary: int | None = None,
+    decoder_layers: int | None = None,
 ) -> Model:
     """A shape with random weights, the package's own small tokenizer and the family's adapter.
 
     Args:
         device, dtype: as for `Model.from_pretrained`; None chooses.
         max_pixels: of one frame, after the resize; None is the package's default.
-        layers, vocabulary: see `config_of`.
+        layers, vocabulary, decoder_layers: see `config_of`.
     """
-    config = config_of(shape, layers, vocabulary)
+    config = config_of(shape, layers, vocabulary, decoder_layers)
     words = ["You are a helpful assistant. Time=0.0-1.0s previous text user assistant ...", "What happens now?"]
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = train_tokenizer(words * 20, Path(folder), vocabulary=400)

@@ -35,3 +35,13 @@ def latency(context: typer.Context) -> None:
     from neverblink.bench import latency as bench
 
     raise typer.Exit(bench.main(context.args))
+
+
+@app.command(
+    "economy", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def economy(context: typer.Context) -> None:
+    """Gates, encoder caches and compressors at equal visual tokens: a table and a plot (see its own --help)."""
+    from neverblink.bench import economy as bench
+
+    raise typer.Exit(bench.main(context.args))

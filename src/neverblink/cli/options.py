@@ -45,6 +45,9 @@ class WatchOptions:
     max_streams: str = "auto"  # slots of memory, for several sources
     overload: str | None = None  # None: live sources drop their oldest, files wait; for several sources
     pipeline: bool | None = None  # None: on a GPU yes, on a CPU no
+    gate: str = ""  # these three: "NAME" or "NAME:OPTION=VALUE,..."; "" is none
+    encoder_cache: str = ""
+    compress: str = ""  # several joined by "+"
     kv_budget: int | None = None  # rows; for the policies that have no windows to compute it from
 
     def questions(self) -> dict[float, str]:

@@ -24,6 +24,7 @@ SMALL = 50_000_000
 
 # typer reads each default below as "not given"; the real ones are in WatchOptions, and the help text shows those.
 _D = WatchOptions
+_SPEC = "NAME[:OPTION=VALUE,...]"
 
 
 def _option(help: str, default: object = None, metavar: str | None = None) -> Any:
@@ -110,6 +111,17 @@ def watch(
         ),
     ] = None,
     kv_budget: Annotated[int | None, _option("Rows of the KV cache, for the policies full and streaming-vlm.")] = None,
+    gate: Annotated[
+        str | None,
+        _option("Skip frames that bring nothing new, before the encoder: pixel, grt, curvestream ...", metavar=_SPEC),
+    ] = None,
+    encoder_cache: Annotated[
+        str | None, _option("Encode only what has changed of a picture: stc.", metavar=_SPEC)
+    ] = None,
+    compress: Annotated[
+        str | None,
+        _option("Tell only some tokens of a picture: stc, differential, evs, decay; joined by +.", metavar=_SPEC),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
 ) -> None:
@@ -171,6 +183,9 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
             on_event=note,
             policy_options=options.policy_options(),
             pipeline=options.pipeline,
+            gate=options.gate,
+            encoder_cache=options.encoder_cache,
+            compress=options.compress,
         )
         stack.enter_context(closing(captions))  # closes the source, however this ends
         at = options.start
@@ -233,6 +248,9 @@ def run_many(names: list[str], options: WatchOptions, *, quiet: bool = False) ->
             on_event=note,
             policy_options=options.policy_options(),
             pipeline=options.pipeline,
+            gate=options.gate,
+            encoder_cache=options.encoder_cache,
+            compress=options.compress,
         )
         stack.enter_context(closing(results))
         at, failed = dict.fromkeys(ids, options.start), dict[str, Exception]()
@@ -275,9 +293,12 @@ def _ask(name: str, options: WatchOptions) -> SourceInfo:
 
 
 def _check_policy(options: WatchOptions) -> None:
-    from neverblink.kv.policies import make_policy  # imports torch, so it comes after the source has been refused
+    # Both import torch, so they come after the source has been refused.
+    from neverblink.economy import make_parts
+    from neverblink.kv.policies import make_policy
 
     make_policy(options.policy, **options.policy_options())
+    make_parts(options.gate, options.encoder_cache, options.compress)
 
 
 def _files(options: WatchOptions) -> list[Output]:

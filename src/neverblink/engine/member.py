@@ -144,8 +144,8 @@ class Member:
             return None
         if isinstance(self.request, Look) and isinstance(self.doing, Waiting):
             return self.doing.chunk.frames, self.request
-        if not self.queue:
-            return None
+        if not self.queue or not self.stream.eye.plain:
+            return None  # what the eye spares depends on what it has seen
         chunk = self.queue[0].chunk
         return chunk.frames, self.stream.options.look(chunk)
 

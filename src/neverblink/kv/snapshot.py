@@ -37,6 +37,8 @@ def state_of(stream: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             tensors[f"conv.{number}"], tensors[f"state.{number}"] = (tensor.cpu().clone() for tensor in state)
     for turn, embeds in stream.embeds.items():
         tensors[f"embeds.{turn}"] = embeds.cpu().clone()
+    for name, value in stream.seen.items():
+        tensors[f"seen.{'here' if value.device.type == 'cpu' else 'there'}.{name}"] = value.cpu().clone()
     tensors["random"] = stream.sampler.generator.get_state().clone()
     plain = {
         "n": table.n,
@@ -124,6 +126,12 @@ def put(stream: Any, tensors: dict[str, torch.Tensor], plain: dict[str, Any]) ->
         for name, value in tensors.items()
         if name.startswith("embeds.")
     }
+    # What a plug-in remembers stands on the CPU or beside the weights, as it had put it.
+    stream.seen = {
+        name.partition(".")[2].partition(".")[2]: value.to(arena.device if name.startswith("seen.there.") else "cpu")
+        for name, value in tensors.items()
+        if name.startswith("seen.")
+    }
     stream.sampler.generator.set_state(tensors["random"])
     stream.turn, stream.end = plain["turn"], plain["end"]
 
@@ -133,7 +141,7 @@ def _checksum(tensors: dict[str, torch.Tensor]) -> int:
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         crc = zlib.crc32(f"{name}{tuple(value.shape)}{value.dtype}".encode(), crc)
-        crc = zlib.crc32(value.view(torch.uint8).numpy().tobytes() if value.numel() else b"", crc)
+        crc = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"", crc)
     return crc
 
 
@@ -169,5 +177,7 @@ def _checked(stream: Any, tensors: dict[str, torch.Tensor], plain: Any) -> dict[
     for number in range(len(arena.recurrent)):
         whole = {f"{part}.{number}" in tensors for part in ("conv", "state")}
         demand(whole == {n > 0}, f"the state of recurrent layer {number} is missing")
+    for name, value in tensors.items():
+        demand(not name.startswith("seen.") or bool(torch.isfinite(value.double()).all()), f"{name} holds no numbers")
     demand("random" in tensors, "the state of its random numbers is missing")
     return plain

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from neverblink.types import Marks, Part
+
+if TYPE_CHECKING:
+    from neverblink.economy import EncoderCache, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class VisionBlock:
     loc: np.ndarray  # [tokens, 3] float64: place of each token on the t, h, w axes, from its part's start
     advance: float  # how far the text behind a part stands from its start
     split: tuple[Part, ...] = ()  # parts with text between them; () is one part
+    state: Mapping[str, torch.Tensor] = field(default_factory=dict)  # of who saw it, for the block after it
+    frames_skipped: int = 0  # by a gate
 
     @property
     def tokens(self) -> int:
@@ -30,11 +35,28 @@ class VisionBlock:
         return self.split or (Part(self.tokens),)
 
 
+class Whole(NamedTuple):
+    """Where the tokens of a block of whole pictures stand; what is told of it is a selection."""
+
+    grid: tuple[int, int]  # rows and columns of tokens of one picture
+    loc: np.ndarray  # [glances, h*w, 3] float64, as in VisionBlock
+    advance: float
+
+
+class Cached(NamedTuple):
+    """An encoder cache at work for one stream; the state after it comes back in the VisionBlock."""
+
+    cache: EncoderCache
+    times: tuple[float, ...]  # media seconds of each glance
+    state: State
+
+
 class Look(NamedTuple):
     """Pictures that a stream wants encoded; the answer is a VisionBlock."""
 
     frames: Sequence[np.ndarray]  # each [H, W, 3] uint8
     fps: float
+    cached: Cached | None = None
 
 
 class Greedy(NamedTuple):
@@ -56,6 +78,7 @@ class Feed(NamedTuple):
 
 R = TypeVar("R")
 Request = Look | Feed
+Reply = torch.Tensor | int  # to a Feed
 Steps = Generator[Request, Any, R]  # a stream's work: gives requests, is sent their answers, returns its result
 
 
@@ -66,7 +89,7 @@ class Adapter(Protocol):
     family feeds vision into later layers too.
 
     A family may also have `best(hidden [1, hidden], greedy) -> int | None`, where a greedy pick costs it less than all
-    logits; None asks for these.
+    logits; None asks for these. A family that can see less is a `Sparing` adapter too.
     """
 
     name: str
@@ -131,17 +154,31 @@ class Adapter(Protocol):
         ...
 
 
+class Sparing(Adapter, Protocol):
+    """A family with gates, encoder caches or compressors; streams of others refuse these options.
+
+    Where it takes an encoder cache, its `encode_packed` heeds `Look.cached`.
+    """
+
+    takes: frozenset[str]  # which of the stream options gate, encoder_cache and compress
+    frames_per_glance: int  # frames that the encoder takes as one
+
+    def whole(self, frame: np.ndarray, glances: int, fps: float) -> Whole:
+        """The places of a block of so many glances of that frame's size [H, W, 3]."""
+        ...
+
+
 def answer(adapter: Adapter, request: Request) -> Any:
     """What the model says to one stream's request."""
     if isinstance(request, Look):
-        return adapter.encode(request.frames, request.fps)
+        return adapter.encode_packed([request])[0] if request.cached else adapter.encode(request.frames, request.fps)
     return replies(adapter, [request], adapter.forward(request.embeds, request.positions, request.cache)[-1:])[0]
 
 
-def replies(adapter: Adapter, feeds: Sequence[Feed], hidden: torch.Tensor) -> list[torch.Tensor | int]:
+def replies(adapter: Adapter, feeds: Sequence[Feed], hidden: torch.Tensor) -> list[Reply]:
     """The answer to each feed, from the states [n, hidden] of their last tokens."""
     best: Callable[[torch.Tensor, Greedy], int | None] | None = getattr(adapter, "best", None)
-    found: dict[int, torch.Tensor | int] = {}
+    found: dict[int, Reply] = {}
     if best is not None:
         for i, feed in enumerate(feeds):
             token = None if feed.greedy is None else best(hidden[i : i + 1], feed.greedy)

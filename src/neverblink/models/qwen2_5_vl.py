@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from neverblink.models import lean
-from neverblink.models.base import Look, VisionBlock
+from neverblink.models.base import Look, VisionBlock, Whole
 from neverblink.models.graph import DecodeStep
 from neverblink.models.stock import Checkpoint, StockAdapter, stock_time_only
-from neverblink.vision.pixels import PixelOptions, patchify
+from neverblink.vision.pixels import PixelOptions, fit, patchify
+from neverblink.vision.towers import QwenTower
 
 TimeGrid = Literal["stock", "exact", "flat"]
 
@@ -50,6 +51,7 @@ class Qwen25VL(StockAdapter):
 
     family, kind = "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration"
     about = "Qwen2.5-VL and StreamingVLM: any size of picture, time as a position"
+    takes = frozenset({"gate", "encoder_cache", "compress"})
 
     def __init__(self, model: Any, tokenizer: Any, pixels: PixelOptions, name: str = "", time_grid: TimeGrid = "stock"):
         super().__init__(model, tokenizer, name)
@@ -73,6 +75,9 @@ class Qwen25VL(StockAdapter):
         return cls(model, checkpoint.tokenizer(), pixels, checkpoint.name, cast(TimeGrid, checkpoint.time_grid))
 
     def encode_packed(self, looks: Sequence[Look]) -> list[VisionBlock]:
+        if any(look.cached for look in looks):
+            # A cache has a reference of its own for each stream, so its pictures go alone.
+            return [self._encode_cached(look) if look.cached else self.encode_packed([look])[0] for look in looks]
         cut = [patchify(look.frames, self.pixels, self.device) for look in looks]
         grids = torch.tensor([grid for _, grid in cut])
         embeds = self.encode_patches(torch.cat([patches for patches, _ in cut]), grids)
@@ -82,6 +87,28 @@ class Qwen25VL(StockAdapter):
             loc, advance = self.places(grid, self.pixels.temporal_patch / look.fps)
             blocks.append(VisionBlock(own, loc, advance))
         return blocks
+
+    def _encode_cached(self, look: Look) -> VisionBlock:
+        assert look.cached is not None
+        cache, times, state = look.cached
+        patches, grid = patchify(look.frames, self.pixels, self.device)
+        tower, told = QwenTower(self._visual), []
+        for glance, time in zip(patches.to(self.dtype).chunk(grid[0]), times, strict=True):
+            embeds, state = cache(tower, glance, grid[1:], time, state)
+            told.append(embeds)
+        loc, advance = self.places(grid, self.pixels.temporal_patch / look.fps)
+        return VisionBlock(torch.cat(told), loc, advance, state=state)
+
+    @property
+    def frames_per_glance(self) -> int:
+        return self.pixels.temporal_patch
+
+    def whole(self, frame: np.ndarray, glances: int, fps: float) -> Whole:
+        height, width = fit(frame.shape[0], frame.shape[1], self.pixels)
+        grid = (glances, height // self.pixels.patch, width // self.pixels.patch)
+        loc, advance = self.places(grid, self.pixels.temporal_patch / fps)
+        h, w = grid[1] // self.pixels.merge, grid[2] // self.pixels.merge
+        return Whole((h, w), loc.reshape(glances, h * w, 3), advance)
 
     def encode_patches(self, patches: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
         """[patches, values], grids [n, 3] -> [tokens, hidden], block after block."""

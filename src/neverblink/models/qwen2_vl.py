@@ -10,6 +10,7 @@ class Qwen2VL(Qwen25VL):
 
     family, kind = "qwen2_vl", "Qwen2VLForConditionalGeneration"
     about = "Qwen2-VL: any size of picture, time as a position"
+    takes = frozenset({"gate", "compress"})
 
     def _step(self, seconds_per_grid: float) -> float:
         return 1.0

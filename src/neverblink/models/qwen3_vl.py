@@ -27,6 +27,7 @@ class Qwen3VL(Qwen25VL):
 
     family, kind = "qwen3_vl", "Qwen3VLForConditionalGeneration"
     about = "Qwen3-VL, dense: any size of picture, time as text, DeepStack"
+    takes = frozenset()  # its parts stand apart, with text between them
     marks = Marks(
         QWEN.pad,
         before="<{seconds:.1f} seconds>" + QWEN.before,

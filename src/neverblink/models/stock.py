@@ -141,6 +141,7 @@ class StockAdapter:
     axes = 3  # of a position that the rotary embedding takes; 1: places are counted as in text
     refused_policies: ClassVar[Mapping[str, str]] = {}
     recurrent: frozenset[int] = frozenset()
+    takes: frozenset[str] = frozenset()  # see `models.base.Sparing`
 
     def __init__(self, model: Any, tokenizer: Any, name: str = ""):
         self.model, self.tokenizer, self.name = model, tokenizer, name

@@ -77,6 +77,7 @@ class Recorder:
             kv_tokens=caption.kv_tokens,
             frames_used=caption.frames_used,
             frames_dropped=caption.frames_dropped,
+            frames_skipped=caption.frames_skipped,
         )
         if caption.answer is None:
             return [said]
@@ -106,6 +107,7 @@ class Recorder:
         kv_tokens: int = 0,
         frames_used: int = 0,
         frames_dropped: int = 0,
+        frames_skipped: int = 0,
     ) -> Event:
         event = Event(
             seq=self._seq,
@@ -121,6 +123,7 @@ class Recorder:
             kv_tokens=kv_tokens,
             frames_used=frames_used,
             frames_dropped=frames_dropped,
+            frames_skipped=frames_skipped,
         )
         self._seq += 1
         return event
