@@ -28,6 +28,8 @@ ARROWS = {
     "football": {"arcade", "sources"},
     "sources": {"arcade"},
     "outputs": set(),
+    "pictures": set(),
+    "memory": {"outputs", "pictures"},
     "testing": {"outputs", "sources"},
     "options": {"kv", "models.base", "script", "decoding"},
     "presets": {"options", "kv", "script", "decoding"},
@@ -64,7 +66,7 @@ ARROWS = {
         "outputs",
         "testing",
     },
-    "cli": {"kv", "model", "models.bundled", "sources", "outputs", "training", "bench"},
+    "cli": {"kv", "model", "models.bundled", "sources", "outputs", "memory", "training", "bench"},
     "__init__": {"model", "options", "stream", "script", "decoding", "sources"},
     "__main__": {"cli"},
 }
@@ -135,7 +137,9 @@ def test_the_main_path_is_short() -> None:
     assert len(lines) < 200
 
 
-@pytest.mark.parametrize("room", ["sources", "outputs", "arcade", "testing", "registry", "errors", "types"])
+@pytest.mark.parametrize(
+    "room", ["sources", "outputs", "memory", "pictures", "arcade", "testing", "registry", "errors", "types"]
+)
 def test_rooms_without_a_model_import_no_torch(room: str) -> None:
     """A decoder child and a subtitle writer need no model in memory."""
     files = [path for path in FILES if room_of(module_of(path)) == room]

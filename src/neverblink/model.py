@@ -19,7 +19,7 @@ from neverblink.models.bundled import BUNDLED, Card, read_card
 from neverblink.options import StreamOptions
 from neverblink.script import Script, ScriptOptions
 from neverblink.stream import Stream
-from neverblink.types import Caption
+from neverblink.types import Caption, Chunk
 
 if TYPE_CHECKING:
     from neverblink.sources.base import Source
@@ -149,6 +149,7 @@ class Model:
         query: str | None = None,
         questions: Mapping[float, str] | Callable[[float], str | None] | None = None,
         on_event: Callable[[str, str, float], None] | None = None,
+        on_chunk: Callable[[Chunk], None] | None = None,
     ) -> Iterator[Caption]:
         """Watch a source, one caption a second.
 
@@ -160,6 +161,7 @@ class Model:
             questions: media second -> question, asked with the first chunk that ends at or after it; or a function
                 that is given the end of each chunk before the model sees it, and returns a question or None.
             on_event: told (type, text, media seconds) of what happens to the source.
+            on_chunk: given each chunk before the model sees it.
 
         Yields:
             Captions, as soon as each is spoken.
@@ -192,6 +194,8 @@ class Model:
             first = None
             for chunk in chunks(source, options.fps, options.chunk_seconds):
                 first = chunk.start if first is None else first
+                if on_chunk is not None:
+                    on_chunk(chunk)
                 question = questions(chunk.end) if callable(questions) else None
                 if waiting and waiting[0][0] <= chunk.end:
                     question = waiting.pop(0)[1]

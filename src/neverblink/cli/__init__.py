@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from neverblink import __version__
-from neverblink.cli import bench, data, doctor, train, watch
+from neverblink.cli import bench, data, doctor, journal, train, watch
 from neverblink.errors import NeverblinkError
 
 app = typer.Typer(
@@ -26,6 +26,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("watch")(watch.watch)
+app.command("logs")(journal.logs)
+app.command("search")(journal.search)
+app.command("export")(journal.export)
 app.command("train")(train.train)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

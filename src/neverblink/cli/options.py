@@ -24,6 +24,7 @@ class WatchOptions:
     vtt: str | None = None
     srt: str | None = None
     jsonl: str | None = None
+    journal: str | None = None
     seed: int | None = None  # None: greedy or the model's own sampling, unseeded
     start: float = 0.0  # media seconds
     end: float | None = None  # media seconds
@@ -80,9 +81,10 @@ class WatchOptions:
             raise ConfigError(f"--start {self.start:g} is not before --end {self.end:g}; nothing is left to watch")
         if self.positions not in POSITIONS:
             raise ConfigError(f"no positions {self.positions!r}; known: {', '.join(POSITIONS)}")
-        files = [name for name in (self.vtt, self.srt, self.jsonl) if name is not None]
-        if len(set(files)) < len(files):
-            raise ConfigError(f"--vtt, --srt and --jsonl name the same file ({files[0]}); give each its own")
+        files = [name for name in (self.vtt, self.srt, self.jsonl, self.journal) if name is not None]
+        twice = [name for name in files if files.count(name) > 1]
+        if twice:
+            raise ConfigError(f"--vtt, --srt, --jsonl and --journal name the same file ({twice[0]}); give each its own")
         self.questions()
 
 

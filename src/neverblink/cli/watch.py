@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +63,9 @@ def watch(
     vtt: Annotated[str | None, _option("Write WebVTT subtitles.", metavar="FILE")] = None,
     srt: Annotated[str | None, _option("Write SubRip subtitles.", metavar="FILE")] = None,
     jsonl: Annotated[str | None, _option("Write every event as a line of JSON.", metavar="FILE")] = None,
+    journal: Annotated[
+        str | None, _option("Keep every event, with pictures, in a journal that can be searched.", metavar="FILE")
+    ] = None,
     seed: Annotated[int | None, _option("Make sampling repeatable.")] = None,
     start: Annotated[float | None, _option("Second of the video to start at.", _D.start)] = None,
     end: Annotated[float | None, _option("Second of the video to end at.")] = None,
@@ -106,8 +110,10 @@ def watch(
 
 def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
     """Watch until the source ends. What can be refused at once is refused before the model is loaded."""
+    from neverblink.memory.output import JournalOutput
     from neverblink.outputs.base import Outputs, Recorder
     from neverblink.outputs.console import Console
+    from neverblink.sources import redact
 
     realtime = name.startswith("arcade:") if options.realtime is None else options.realtime
     info = _ask(name, options)
@@ -118,7 +124,8 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
         if not quiet:
             for line in _introduction(model, info.kind):
                 print(line, file=sys.stderr, flush=True)
-        recorder = Recorder(model.name)
+        journal = next((output for output in files if isinstance(output, JournalOutput)), None)
+        recorder = Recorder(model.name, "main" if journal is None else journal.begin(redact(name), time.time()))
         console = stack.enter_context(Console(quiet=quiet))
         everywhere = Outputs([console, *files], recorder)
 
@@ -141,6 +148,7 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
             questions=options.questions(),
             on_event=note,
             policy_options=options.policy_options(),
+            **({} if journal is None else {"on_chunk": lambda chunk: journal.see(chunk.frames[-1].pixels)}),
         )
         stack.enter_context(closing(captions))  # closes the source, however this ends
         at = options.start
@@ -177,7 +185,7 @@ def _check_policy(options: WatchOptions) -> None:
 def _files(options: WatchOptions) -> list[Output]:
     from neverblink.outputs import OUTPUTS
 
-    paths = {"vtt": options.vtt, "srt": options.srt, "jsonl": options.jsonl}
+    paths = {"vtt": options.vtt, "srt": options.srt, "jsonl": options.jsonl, "journal": options.journal}
     return [OUTPUTS[name](path) for name, path in paths.items() if path is not None]
 
 
