@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from neverblink import __version__
-from neverblink.cli import bench, data, doctor, journal, train, watch
+from neverblink.cli import bench, data, doctor, journal, serve, train, watch
 from neverblink.errors import NeverblinkError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("watch")(watch.watch)
+app.command("serve")(serve.serve)
 app.command("logs")(journal.logs)
 app.command("search")(journal.search)
 app.command("export")(journal.export)

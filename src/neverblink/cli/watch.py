@@ -120,7 +120,7 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
     _check_policy(options)
     with ExitStack() as stack:
         files = [stack.enter_context(output) for output in _files(options)]
-        model = _load_model(options)
+        model = load_model(options)
         if not quiet:
             for line in _introduction(model, info.kind):
                 print(line, file=sys.stderr, flush=True)
@@ -189,7 +189,7 @@ def _files(options: WatchOptions) -> list[Output]:
     return [OUTPUTS[name](path) for name, path in paths.items() if path is not None]
 
 
-def _load_model(options: WatchOptions) -> Any:
+def load_model(options: WatchOptions) -> Any:
     if options.threads is not None:
         import torch
 

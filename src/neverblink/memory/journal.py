@@ -27,8 +27,8 @@ BATCH = 500  # events that one step of pruning lets go
 STOP_WORDS = frozenset(  # too common to find anything by
     re.findall(
         r"\w+",
-        "a an and are at did do does for from had has have he her his how i in is it me of on or she that the their them "
-        "they this to was were what when where which who whom whose why will with you",
+        "a an and are at did do does for from had has have he her his how i in is it me of on or she that the "
+        "their them they this to was were what when where which who whom whose why will with you",
     )
 )
 EVENT_FIELDS = tuple(field.name for field in fields(Event))
