@@ -104,7 +104,7 @@ async def frames(socket: WebSocket) -> None:
                 if session is None or session.frame is None or sent.get(name) == session.frame_number:
                     continue
                 frame, sent[name] = session.frame, session.frame_number
-                jpeg = await asyncio.to_thread(to_jpeg, frame.pixels, width=width, quality=75)
+                jpeg = await asyncio.to_thread(to_jpeg, frame.pixels, width=width, quality=85)
                 label = name.encode()
                 await socket.send_bytes(bytes([len(label)]) + label + struct.pack(">d", frame.time) + jpeg)
             await asyncio.sleep(SHOW_EVERY)
