@@ -41,8 +41,8 @@ def free_port() -> int:
 class Server:
     """Runs an app until it is stopped; `url` is where."""
 
-    def __init__(self, folder: Path, **options: Any):
-        self.port = free_port()
+    def __init__(self, folder: Path, port: int | None = None, **options: Any):
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.options = ServeOptions(data=str(folder), port=self.port, **options)
         model = Model.from_pretrained(toy_checkpoint(), device="cpu", dtype="float32")

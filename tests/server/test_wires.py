@@ -71,8 +71,8 @@ def test_a_video_inside_a_message_is_watched(client: Any, tmp_path: Any) -> None
         model="neverblink", messages=about({"type": "video_url", "video_url": {"url": url}})
     )
     assert two.usage.prompt_tokens > 0
+    bad = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}
     with pytest.raises(openai.UnprocessableEntityError):
-        bad = {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}
         client.chat.completions.create(model="neverblink", messages=about(bad))
 
 
@@ -192,6 +192,6 @@ def test_no_request_that_the_openapi_allows_breaks_the_server(server: Server, po
             if isinstance(case.body, dict) and "source" in case.body:
                 case.body["source"] = "arcade:pong" if case.body["source"] == "x" else str(case.body["source"])
             answer = case.call(timeout=30)
-            assert answer.status_code < 500, (operation.path, case.body, answer.text[:300])
+            assert answer.status_code < 500, (case.path, case.body, answer.text[:300])
 
         check()

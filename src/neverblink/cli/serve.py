@@ -6,6 +6,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -69,7 +70,7 @@ def serve(
     Only this machine can reach it unless --host says otherwise, and then a key is needed. What it keeps lies in one
     folder; after a stop, or a crash, the streams go on where they were.
     """
-    server = _server()
+    server = parts()
     given = {
         name: value
         for name, value in context.params.items()
@@ -98,6 +99,7 @@ def run(
     load: Callable[[], tuple[Any, Any]],
     *,
     open_page: bool = False,
+    any_port: bool = False,
     outputs: Sequence[Output] = (),
     on_over: Callable[[], None] | None = None,
 ) -> None:
@@ -105,18 +107,20 @@ def run(
 
     Args:
         load: gives the model and the options of its streams.
+        any_port: take a free port when the wanted one is taken.
         outputs: where the events of the streams that are begun go too. on_over: called when one of those is over.
     """
     import uvicorn
 
-    server = _server()
-    listening = _listen(options)
+    server = parts()
+    listening = _listen(options, or_any=any_port)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host
     address = f"http://{shown}:{port}/"
     model, stream_options = load()
 
     async def on_ready(hub: Any) -> None:
+        hub.on_over = lambda session: on_over() if on_over is not None else None
         if outputs:
             for spec in begin:
                 await hub.create(spec, outputs)
@@ -141,7 +145,7 @@ def run(
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def _listen(options: ServeOptions) -> socket.socket:
+def _listen(options: ServeOptions, *, or_any: bool = False) -> socket.socket:
     """The port, taken before the model is loaded."""
     try:
         family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
@@ -149,6 +153,8 @@ def _listen(options: ServeOptions) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((options.host, options.port))
     except OSError as error:
+        if or_any:
+            return _listen(replace(options, port=0))
         raise ConfigError(
             f"cannot listen at {options.host} port {options.port}: {error}; take another --port"
         ) from error
@@ -165,7 +171,7 @@ def _check(spec: Spec) -> None:
         pass
 
 
-def _server() -> Any:
+def parts() -> Any:
     """The server's parts, or one line that says what to install."""
     from types import SimpleNamespace
 

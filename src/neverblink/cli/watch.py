@@ -87,6 +87,7 @@ def watch(
     text_window: Annotated[int | None, _option("Latest text tokens that stay.")] = None,
     vision_window: Annotated[float | None, _option("Seconds of video that stay.", metavar="SECONDS")] = None,
     kv_budget: Annotated[int | None, _option("Rows of the KV cache, for the policies full and streaming-vlm.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Show it as a live page in a browser too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
 ) -> None:
@@ -100,7 +101,7 @@ def watch(
     fields = WatchOptions.__dataclass_fields__
     given = {name: value for name, value in context.params.items() if name in fields and value is not None}
     try:
-        run(source, load(given), quiet=quiet)
+        (run_page if open_page else run)(source, load(given), quiet=quiet)
     except KeyboardInterrupt:
         return  # the way to end an endless video
     except BrokenPipeError:
@@ -161,6 +162,54 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
         except SourceError as error:
             Outputs(files, recorder).write(recorder.note("error", str(error), at))  # main tells the console
             raise
+
+
+def run_page(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
+    """Watch on the live page as well, until Ctrl-C; what is kept is what the options name."""
+    from dataclasses import replace
+    from tempfile import TemporaryDirectory
+
+    from neverblink.cli import serve
+    from neverblink.errors import ConfigError
+    from neverblink.outputs.console import Console
+
+    server = serve.parts()
+    for flag, given in (("--start", options.start), ("--end", options.end), ("--ask", options.ask)):
+        if given:
+            raise ConfigError(f"{flag} and --open do not go together: the page is about now, and asks questions itself")
+    _ask(name, options)
+    _check_policy(options)
+    spec = server.Spec(
+        source=name,
+        realtime=True if options.realtime is None else options.realtime,
+        fps=options.fps,
+        query=options.query,
+        seconds=options.seconds,
+    )
+
+    def load() -> tuple[Any, Any]:
+        model = load_model(options)
+        own = model.options(options.policy, options.policy_options())
+        wanted = {
+            "max_tokens_per_second": options.max_tokens_per_second,
+            "temperature": options.temperature,
+            "seed": options.seed,
+        }
+        speak = replace(own.speak, **{key: value for key, value in wanted.items() if value is not None})
+        fps = own.fps if options.fps is None else options.fps
+        return model, replace(own, fps=fps, positions=options.positions, speak=speak)
+
+    def over() -> None:
+        if not quiet:
+            print("the source is over; it can still be asked on the page, Ctrl-C ends", file=sys.stderr, flush=True)
+
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="neverblink-"))
+        files = [stack.enter_context(output) for output in _files(options)]
+        console = stack.enter_context(Console(quiet=quiet))
+        served = server.ServeOptions(data=folder, max_streams=4)
+        outputs = [console, *files]
+        serve.run(served, [spec], load, open_page=True, any_port=True, outputs=outputs, on_over=over)
 
 
 def _ask(name: str, options: WatchOptions) -> SourceInfo:

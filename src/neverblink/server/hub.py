@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import re
 import secrets
@@ -68,6 +69,13 @@ class Hub:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             except OSError as error:
                 raise ConfigError(f"cannot make {folder}: {error.strerror}; name another folder with --data") from error
+        self._lock = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"another neverblink serve uses {self.folder}; stop it, or name another folder with --data"
+            ) from error
         self._own = stream_options or model.options()
         self.script = lru_cache(maxsize=64)(self._script)
         self.engine = Engine(model.adapter, self.script(None), (self._own,), max_streams=options.max_streams + TALKS)
@@ -116,6 +124,7 @@ class Hub:
         await asyncio.to_thread(self.worker.stop)
         await asyncio.to_thread(self.hooks.close)
         self.journal.close()
+        self._lock.close()
 
     def _save_all(self) -> None:
         for result in self.engine.run():  # what was read is still watched, so that no turn is cut in two

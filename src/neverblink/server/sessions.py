@@ -21,7 +21,7 @@ import numpy as np
 from neverblink.engine import Result
 from neverblink.errors import ConfigError, NeverblinkError, SnapshotError
 from neverblink.memory.journal import Entry, StreamRecord
-from neverblink.memory.output import SHOWN, THUMBNAIL
+from neverblink.memory.output import SHOWN, THUMBNAIL, JournalOutput
 from neverblink.memory.recall import recall
 from neverblink.outputs.base import Output, Outputs, Recorder
 from neverblink.pictures import to_jpeg
@@ -122,6 +122,7 @@ class Session:
         self.stream: Stream | None = None  # in the engine
         self.recorder = Recorder(hub.model.name, id, first=hub.journal.last_seq(id) + 1)
         self.outputs = Outputs(outputs, self.recorder)
+        self._journals = [output for output in outputs if isinstance(output, JournalOutput)]
         self._asked: deque[Answering | Watch] = deque()  # in the engine, oldest first
         self._pictures: deque[tuple[float, np.ndarray]] = deque(maxlen=8)  # end of a chunk, its last frame
         self._begun = 0.0  # media second at which this run of the server began to watch
@@ -435,6 +436,8 @@ class Session:
         if event.type in SHOWN and self._pictures:
             pixels = next((p for end, p in self._pictures if end >= event.t_end - 1e-6), self._pictures[-1][1])
             picture = to_jpeg(pixels, width=THUMBNAIL, quality=60)
+            for output in self._journals:
+                output.see(pixels)
         row = 0
         try:
             row = self.hub.journal.add(event, picture)
