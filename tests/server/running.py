@@ -16,11 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from neverblink import Model, SpeakOptions, StreamOptions
 from neverblink.server.app import make_app
 from neverblink.server.options import ServeOptions
+from neverblink.server.run import Serving, config_of
 from tests.checkpoints import toy_checkpoint
 
 OPTIONS = StreamOptions(
@@ -47,8 +46,7 @@ class Server:
         self.options = ServeOptions(data=str(folder), port=self.port, **options)
         model = Model.from_pretrained(toy_checkpoint(), device="cpu", dtype="float32")
         self.app = make_app(model, self.options, OPTIONS)
-        config = uvicorn.Config(self.app, port=self.port, log_level="error", timeout_graceful_shutdown=1)
-        self._server = uvicorn.Server(config)
+        self._server = Serving(config_of(self.app, port=self.port))
         self._thread = threading.Thread(target=self._server.run)
 
     def __enter__(self) -> Server:

@@ -126,9 +126,9 @@ def test_foreign_hosts_and_origins_are_refused(server: Server, headers: dict[str
 def test_our_own_origin_is_welcome_and_so_are_those_that_are_allowed(server: Server) -> None:
     assert 200 == ask(server, "GET", "/v1/streams", Origin=server.url)[0]
 
-    def wrong(origin: str, host: str, **options: Any) -> Any:
+    def wrong(origin: str, at: str, **options: Any) -> Any:
         guard = Guard(None, ServeOptions(**options), b"")
-        return guard._wrong({"path": "/x", "type": "http"}, {"host": host, "origin": origin})
+        return guard._wrong({"path": "/x", "type": "http"}, {"host": at, "origin": origin})
 
     assert wrong("https://a.example", "localhost", allow_origins=("https://a.example",)) is None
     assert wrong("https://b.example", "localhost", allow_origins=("https://a.example",))[0] == 403

@@ -21,6 +21,28 @@ FLAGS = [
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 ]
+LIT = """() => {
+  const c = document.getElementById("video");
+  return c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some((v, i) => i % 4 !== 3 && v > 60);
+}"""
+PALE = """() => {
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const linear = (v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+  const light = (c) => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1]) + 0.0722 * linear(c[2]);
+  const ground = (one) => {
+    for (; one; one = one.parentElement) {
+      const c = rgb(getComputedStyle(one).backgroundColor);
+      if (c.length < 4 || c[3] > 0.9) return c;
+    }
+    return [255, 255, 255];
+  };
+  const all = document.querySelectorAll("button, a, p, h1, h2, h3, strong, time, small, output, .chip, .tile span");
+  return [...all].filter((one) => one.textContent.trim() && one.offsetParent).map((one) => {
+    const pair = [light(rgb(getComputedStyle(one).color)), light(ground(one))].sort((x, y) => y - x);
+    return [(pair[0] + 0.05) / (pair[1] + 0.05), one.outerHTML.slice(0, 80)];
+  }).filter(([ratio]) => ratio < 4.5);
+}"""
+NEWER = "n => Number([...document.querySelectorAll('#timeline .moment')].at(-1).dataset.row) > n + 1"
 LONG = 60_000  # ms: a busy machine; nothing here measures time
 
 
@@ -59,8 +81,7 @@ def test_a_visitor_watches_asks_searches_and_looks_back(server: Server, pong: st
     expect(page.locator(".tile[aria-current=true] b")).to_have_text("Pong")
     first = len(rows(page))
     page.wait_for_function("n => document.querySelectorAll('#timeline .moment').length > n + 1", arg=first)
-    lit = "() => { const c = document.getElementById('video'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.some((v, i) => i % 4 !== 3 && v > 60); }"
-    page.wait_for_function(lit)
+    page.wait_for_function(LIT)
 
     page.keyboard.press("a")
     page.keyboard.type("What is the score?")
@@ -132,9 +153,7 @@ def test_the_page_outlives_its_server(page: Any, tmp_path: Path) -> None:
     with Server(tmp_path, port=server.port, max_streams=1) as server:
         expect(page.locator("#link")).to_have_text("live")
         last = rows(page)[-1]
-        page.wait_for_function(
-            "n => Number([...document.querySelectorAll('#timeline .moment')].at(-1).dataset.row) > n + 1", arg=last
-        )
+        page.wait_for_function(NEWER, arg=last)
         shown = rows(page)
         lines = server.call(f"/v1/journal?stream={stream_id}&limit=1000")["lines"]
         told = [line["row"] for line in lines if line["row"] <= shown[-1]]
@@ -152,15 +171,6 @@ def test_the_page_has_names_for_everything(server: Server, pong: str, browser: A
     nameless = """() => [...document.querySelectorAll('button, a, input, select')].filter(one =>
       !(one.textContent.trim() || one.getAttribute('aria-label') || one.labels?.length)).map(one => one.outerHTML)"""
     assert [] == page.evaluate(nameless)
-    pale = """() => {
-      const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
-      const light = (c) => { const [r, g, b] = c.slice(0, 3).map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
-      const ground = (one) => { for (; one; one = one.parentElement) { const c = rgb(getComputedStyle(one).backgroundColor); if (c.length < 4 || c[3] > .9) return c; } return [255, 255, 255]; };
-      return [...document.querySelectorAll('button, a, p, h1, h2, h3, strong, time, small, output, .chip, .tile span')].filter(one => one.textContent.trim() && one.offsetParent).map(one => {
-        const [a, b] = [light(rgb(getComputedStyle(one).color)), light(ground(one))].sort((x, y) => y - x);
-        return [Math.round(100 * (a + .05) / (b + .05)) / 100, one.outerHTML.slice(0, 80)];
-      }).filter(([ratio]) => ratio < 4.5);
-    }"""
-    assert [] == page.evaluate(pale)
+    assert [] == page.evaluate(PALE)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing hangs over a phone's edge"
     page.close()

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from neverblink.pictures import to_jpeg
-from tests.server.running import Refused, Server
+from tests.server.running import Refused, Server, wait_for
 
 PICTURE = "data:image/jpeg;base64," + base64.b64encode(to_jpeg(np.full((60, 80, 3), 120, np.uint8))).decode()
 
@@ -44,7 +44,7 @@ def test_the_openai_client_asks_about_pictures(server: Server, client: Any) -> N
     text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
     assert whole.choices[0].message.content == text
     assert whole.usage == parts[-1].usage
-    assert before == server.hub.engine.stream_ids
+    wait_for(lambda: before == server.hub.engine.stream_ids)
 
 
 def test_the_openai_client_asks_about_a_running_stream(server: Server, client: Any, pong: str) -> None:
@@ -96,7 +96,7 @@ def test_what_cannot_be_answered_is_said_in_the_clients_own_errors(
     before = server.hub.engine.stream_ids
     with pytest.raises(error, match=words):
         client.chat.completions.create(model=model, messages=messages)
-    assert before == server.hub.engine.stream_ids
+    wait_for(lambda: before == server.hub.engine.stream_ids)
 
 
 def test_too_many_conversations_wait(server: Server) -> None:
@@ -156,8 +156,6 @@ def test_the_openai_realtime_client(server: Server, client: Any) -> None:
         assert "is not known here" in connection.recv().error.message
         connection.session.update(session={"type": "realtime", "output_modalities": ["audio"]})
         assert "text only" in connection.recv().error.message
-    from tests.server.running import wait_for
-
     wait_for(lambda: not [name for name in server.hub.engine.stream_ids if name.startswith("talk-")])
 
 

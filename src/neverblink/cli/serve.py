@@ -110,8 +110,6 @@ def run(
         any_port: take a free port when the wanted one is taken.
         outputs: where the events of the streams that are begun go too. on_over: called when one of those is over.
     """
-    import uvicorn
-
     server = parts()
     listening = _listen(options, or_any=any_port)
     host, port = listening.getsockname()[:2]
@@ -133,16 +131,7 @@ def run(
             asyncio.get_running_loop().run_in_executor(None, webbrowser.open, address)
 
     app = server.make_app(model, options, stream_options, begin=() if outputs else begin, on_ready=on_ready)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws_max_size=64 * 2**20,
-        timeout_graceful_shutdown=2,
-    )
-    uvicorn.Server(config).run(sockets=[listening])
+    server.Serving(server.config_of(app)).run(sockets=[listening])
 
 
 def _listen(options: ServeOptions, *, or_any: bool = False) -> socket.socket:
@@ -182,6 +171,8 @@ def parts() -> Any:
         raise MissingExtra(str(error.name), "server", "the server") from error
     from neverblink.server.app import make_app
     from neverblink.server.options import ServeOptions
+    from neverblink.server.run import Serving, config_of
     from neverblink.server.sessions import Spec
 
-    return SimpleNamespace(make_app=make_app, ServeOptions=ServeOptions, Spec=Spec)
+    found = {"make_app": make_app, "ServeOptions": ServeOptions, "Spec": Spec}
+    return SimpleNamespace(**found, Serving=Serving, config_of=config_of)

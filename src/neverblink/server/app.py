@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from fastapi import APIRouter, FastAPI, Header, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, StreamingResponse
@@ -31,6 +31,7 @@ from neverblink.server.problems import Problem
 from neverblink.server.saying import Answering
 from neverblink.server.sessions import Session, Spec
 from neverblink.server.sse import EventStream
+from neverblink.types import EventType
 
 STATIC = Path(__file__).parent / "static"
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -270,7 +271,7 @@ async def journal(
 ) -> dict[str, Any]:
     """The newest lines, oldest first; `last_row` is where /v1/events goes on."""
     hub = hub_of(request)
-    types = None if silence else [*["caption", "question", "answer", "alert", "source", "drop", "gap", "error"]]
+    types = None if silence else [name for name in get_args(EventType) if name != "silence"]]
 
     def read() -> dict[str, Any]:
         last = hub.journal.last_row()

@@ -54,6 +54,7 @@ class Feed:
         self._passing: dict[tuple[str, str], tuple[int, bytes]] = {}  # what no journal keeps: only the newest counts
         self._number = 0
         self._waiting: set[asyncio.Event] = set()
+        self._over = False
 
     def publish(self, entry: Entry) -> None:
         if not self._loop.is_closed():
@@ -69,6 +70,11 @@ class Feed:
         """A stream is gone; on the event loop."""
         for key in [key for key in self._passing if key[0] == stream_id]:
             del self._passing[key]
+
+    def end(self) -> None:
+        """Let every listener go, so that the server can stop; on the event loop."""
+        self._over = True
+        self._wake()
 
     def _add(self, item: Told) -> None:
         self._ring.append(item)
@@ -102,7 +108,7 @@ class Feed:
             yield b"retry: 1000\n\n"
             if gap is not None:
                 yield b"event: gap\ndata: " + json.dumps(gap).encode() + b"\n\n"
-            while True:
+            while not self._over:
                 fresh.clear()
                 while after < self._since:
                     page = await asyncio.to_thread(self._older, stream_id, after)
@@ -126,7 +132,9 @@ class Feed:
                     yield b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
                 if not fresh.is_set():
                     try:
-                        await asyncio.wait_for(fresh.wait(), HEARTBEAT)
+                        # Not wait_for: before Python 3.12 it can swallow a cancellation, and the listener would stay.
+                        async with asyncio.timeout(HEARTBEAT):
+                            await fresh.wait()
                     except TimeoutError:
                         yield b": still here\n\n"
         finally:

@@ -42,7 +42,8 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
             async for part in self._events:
-                await asyncio.wait_for(
+                async with asyncio.timeout(self._slow):
+                    await send(message)
                     send({"type": "http.response.body", "body": part, "more_body": True}), self._slow
                 )
         except TimeoutError:

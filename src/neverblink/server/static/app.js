@@ -10,6 +10,7 @@ const streams = new Map();  // id -> what the server tells of it
 const tiles = new Map();  // id -> {button, canvas, name, line}
 const cameras = new Map();  // id -> a function that ends its camera
 let info = {}, chosen = null, looking = null, alerts = 0;
+let counted = 0;  // row up to which the charts and the alerts of the chosen stream know everything
 
 const charts = {
   latency: new Chart($("charts"), { title: "Latency per second of video", unit: "ms", floor: 50 }),
@@ -91,6 +92,9 @@ async function choose(id) {
   await timeline.show(id);
   const { lines } = await call(`/v1/journal?stream=${id}&silence=1&limit=400`);
   if (chosen !== id) return;
+  const newest = lines.at(-1)?.row ?? 0;
+  lines.push(...timeline.live.filter((event) => event.stream_id === id && event.row > newest));
+  counted = lines.at(-1)?.row ?? 0;
   const steps = lines.filter((event) => event.type === "caption" || event.type === "silence");
   let dropped = (streams.get(id)?.frames_dropped ?? 0) - steps.reduce((sum, event) => sum + event.frames_dropped, 0);
   charts.latency.reset(steps.map((event) => event.latency_ms));
@@ -172,7 +176,7 @@ function onEvent(event) {
     stream.frames_dropped += event.frames_dropped;
     stream.state = stream.state === "starting" ? "running" : stream.state;
     showTile(stream);
-    if (event.stream_id === chosen) {
+    if (event.stream_id === chosen && event.row > counted) {
       charts.latency.add(event.latency_ms);
       charts.kv.add(event.kv_tokens);
       charts.drops.add(stream.frames_dropped);
@@ -181,7 +185,7 @@ function onEvent(event) {
   }
   if (event.type === "alert") {
     toast(`${stream.name} · ${clock(event.t_start)} · ${event.text}`, "alert");
-    if (event.stream_id === chosen) $("told").prepend(moment(event, seek));
+    if (event.stream_id === chosen && event.row > counted) $("told").prepend(moment(event, seek));
     if ($("panel-alerts").hidden) {
       $("alert-count").textContent = ++alerts;
       $("alert-count").hidden = false;

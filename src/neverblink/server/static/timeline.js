@@ -35,7 +35,7 @@ export function moment(event, onSeek) {
 
 export class Timeline {
   constructor({ list, newest, search, found }, onSeek) {
-    Object.assign(this, { list, newest, search, found, onSeek, stream: null, live: [] });
+    Object.assign(this, { list, newest, search, found, onSeek, stream: null, live: [], last: 0 });
     this.pinned = true;
     list.addEventListener("scroll", () => {
       this.pinned = list.scrollHeight - list.scrollTop - list.clientHeight < 60;
@@ -70,6 +70,7 @@ export class Timeline {
   }
   render(lines) {
     this.found.hidden = true;
+    this.last = lines.at(-1)?.row ?? 0;  // what the events tell again is not shown again
     this.list.replaceChildren(...lines.map((event) => moment(event, this.onSeek)));
     if (lines.length >= 100) this.offerEarlier();
     this.toEnd();
@@ -91,7 +92,8 @@ export class Timeline {
   add(event) {
     this.live.push(event);
     if (this.live.length > MOST) this.live.shift();
-    if (event.stream_id !== this.stream || this.searching || !SHOWN.has(event.type)) return;
+    if (event.stream_id !== this.stream || this.searching || !SHOWN.has(event.type) || event.row <= this.last) return;
+    this.last = event.row;
     this.list.append(moment(event, this.onSeek));
     while (this.list.childElementCount > MOST && this.pinned) this.list.firstElementChild.remove();
     if (this.pinned) this.toEnd();
