@@ -271,7 +271,7 @@ async def journal(
 ) -> dict[str, Any]:
     """The newest lines, oldest first; `last_row` is where /v1/events goes on."""
     hub = hub_of(request)
-    types = None if silence else [name for name in get_args(EventType) if name != "silence"]]
+    types = None if silence else [name for name in get_args(EventType) if name != "silence"]
 
     def read() -> dict[str, Any]:
         last = hub.journal.last_row()

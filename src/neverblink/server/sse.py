@@ -43,9 +43,7 @@ class EventStream(Response):
         try:
             async for part in self._events:
                 async with asyncio.timeout(self._slow):
-                    await send(message)
-                    send({"type": "http.response.body", "body": part, "more_body": True}), self._slow
-                )
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
         except TimeoutError:
             self._on_cut()
             raise ConnectionAbortedError("the client reads too slowly") from None
