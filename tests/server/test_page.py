@@ -78,6 +78,8 @@ def test_a_visitor_watches_asks_searches_and_looks_back(server: Server, pong: st
     page.goto(f"{server.url}/#{pong}")
     expect(page.locator("#link")).to_have_text("live")
     expect(page.locator("#badge")).to_have_text("LIVE")
+    for hidden in ("#empty", "#past", "#panel-alerts", "#tolive"):
+        expect(page.locator(hidden)).to_be_hidden()
     expect(page.locator(".tile[aria-current=true] b")).to_have_text("Pong")
     first = len(rows(page))
     page.wait_for_function("n => document.querySelectorAll('#timeline .moment').length > n + 1", arg=first)
