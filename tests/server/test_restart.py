@@ -61,16 +61,16 @@ def test_an_orderly_stop_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_kill_9_in_mid_stream(tmp_path: Path) -> None:
-    """Twice: the journal is sound, no second is told twice, and the stream goes on with the memory of its snapshot."""
+    """The journal is sound, no second is told twice, and the stream goes on with the memory of its snapshot."""
     process = Process(tmp_path, "arcade:pong?seed=2")
     stream_id, reached = "", 0.0
-    for run in range(3):
+    for run in range(2):
         process.start()
         (stream,) = call(process.url + "/v1/streams")["streams"]
         assert stream["id"] == (stream_id or stream["id"]), "the same stream goes on"
         stream_id, goal = stream["id"], max(8.0, reached + 3)
         wait_for(lambda: call(f"{process.url}/v1/streams/{stream_id}")["media_seconds"] >= goal, 120)  # noqa: B023
-        assert 0 == process.kill(15) if run == 2 else process.kill() != 0
+        assert 0 == process.kill(15) if run == 1 else process.kill() != 0
         told = steps(tmp_path / "journal.db", stream_id)
         starts = [start for start, _ in told]
         assert starts == sorted(set(starts)), "no second twice"
@@ -79,8 +79,8 @@ def test_kill_9_in_mid_stream(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal.db", read_only=True) as book:
         texts = [e.event.text for e in book.events(stream_id, types=["source"])]
     seconds = [int(re.findall(r"memory of second (\d+)", text)[0]) for text in texts if "memory of" in text]
-    assert 2 == len(seconds), texts
-    assert 0 < seconds[0] < seconds[1]
+    assert 1 == len(seconds), texts
+    assert seconds[0] > 0
 
 
 def test_what_a_stream_is_survives_the_journal(tmp_path: Path) -> None:
