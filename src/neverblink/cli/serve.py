@@ -90,7 +90,10 @@ def serve(
         loaded = load_model(WatchOptions(model=model, device=device, dtype=dtype, threads=threads))
         return loaded, loaded.options(policy)
 
-    run(options, begin, load, open_page=open_page)
+    try:
+        run(options, begin, load, open_page=open_page)
+    except KeyboardInterrupt:
+        return  # the way to end a server; uvicorn passes the signal on once everything is closed
 
 
 def run(
