@@ -32,6 +32,20 @@ ARROWS = {
     "football": {"arcade", "sources"},
     "sources": {"arcade"},
     "outputs": set(),
+    "pictures": set(),
+    "memory": {"outputs", "pictures"},
+    "server": {
+        "engine",
+        "stream",
+        "options",
+        "model",
+        "script",
+        "memory",
+        "outputs",
+        "pictures",
+        "sources",
+        "arcade",
+    },
     "testing": {"outputs", "sources", "economy"},
     "options": {"kv", "models.base", "script", "decoding"},
     "presets": {"options", "kv", "script", "decoding"},
@@ -71,7 +85,18 @@ ARROWS = {
         "outputs",
         "testing",
     },
-    "cli": {"kv", "economy", "model", "models", "sources", "outputs", "training", "bench"},
+    "cli": {
+        "kv",
+        "economy",
+        "model",
+        "models",
+        "sources",
+        "outputs",
+        "memory",
+        "server",
+        "training",
+        "bench",
+    },
     "__init__": {"model", "options", "stream", "script", "decoding", "sources"},
     "__main__": {"cli"},
 }
@@ -142,7 +167,9 @@ def test_the_main_path_is_short() -> None:
     assert len(lines) < 200
 
 
-@pytest.mark.parametrize("room", ["sources", "outputs", "arcade", "testing", "registry", "errors", "types"])
+@pytest.mark.parametrize(
+    "room", ["sources", "outputs", "memory", "pictures", "arcade", "testing", "registry", "errors", "types"]
+)
 def test_rooms_without_a_model_import_no_torch(room: str) -> None:
     """A decoder child and a subtitle writer need no model in memory."""
     files = [path for path in FILES if room_of(module_of(path)) == room]

@@ -199,6 +199,7 @@ class Model:
         compress: str = "",
         questions: Mapping[float, str] | None = None,
         on_event: Callable[[str, str, str, float], None] = lambda *_: None,
+        on_chunk: Callable[[str, Chunk], None] = lambda *_: None,
         pipeline: bool | None = None,
     ) -> Iterator[Result]:
         """Watch several sources at once, their tokens packed into common forwards; each is told as if it were alone.
@@ -213,6 +214,7 @@ class Model:
             realtime: of all, or stream id -> of one.
             seed: of the first stream; the others count on.
             on_event: told (stream id, type, text, media seconds), in the caller's thread.
+            on_chunk: given (stream id, chunk) of what the engine takes, in the caller's thread.
 
         Yields:
             Results: a caption, or the error with which a source ended; the others go on.
@@ -254,7 +256,9 @@ class Model:
                     overload=overload or ("drop-oldest" if live else "slow"),
                     most_waiting=1,
                 )
-            yield from watch_sources(engine, opened, ears=ears, seconds=seconds, questions=questions, on_event=on_event)
+            yield from watch_sources(
+                engine, opened, ears=ears, seconds=seconds, questions=questions, on_event=on_event, on_chunk=on_chunk
+            )
 
     def _options(
         self,
@@ -301,6 +305,7 @@ class Model:
         compress: str = "",
         questions: Mapping[float, str] | Callable[[float], str | None] | None = None,
         on_event: Callable[[str, str, float], None] | None = None,
+        on_chunk: Callable[[Chunk], None] | None = None,
         pipeline: bool | None = None,
     ) -> Iterator[Caption]:
         """Watch a source, one caption a second.
@@ -314,6 +319,7 @@ class Model:
             questions: media second -> question, asked with the first chunk that ends at or after it; or a function
                 that is given the end of each chunk before the model sees it, and returns a question or None.
             on_event: told (type, text, media seconds) of what happens to the source.
+            on_chunk: given each chunk before the model reads it, in the caller's thread.
             pipeline: read and encode the next chunk while this one is spoken, in a second thread, which then also
                 calls a `questions` function and the listener of an opened Source. The captions are the same. None:
                 on a GPU yes, on a CPU no.
@@ -351,6 +357,7 @@ class Model:
             elif on_event is not None:
                 on_event(kind, text, at)
 
+        show = on_chunk or (lambda chunk: None)
         waiting = [] if callable(questions) else sorted((questions or {}).items())
         if seconds is not None and seconds <= 0:
             raise ConfigError(f"seconds must be above 0, got {seconds}")
@@ -383,10 +390,12 @@ class Model:
             coming = second_by_second(source)
             if not pipeline:
                 for chunk, question, _ in coming:
+                    show(chunk)
                     yield stream.step(chunk, question)
                 return
             with Ahead(coming, on_note=on_event or (lambda *_: None), free=source.close) as ahead:
                 for chunk, question, seen in ahead:
+                    show(chunk)
                     yield stream.step(chunk, question, seen=seen)
 
 

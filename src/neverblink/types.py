@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-EventType = Literal["caption", "silence", "answer", "alert", "source", "drop", "gap", "error"]
+EventType = Literal["caption", "silence", "question", "answer", "alert", "source", "drop", "gap", "error"]
 WhyStopped = Literal["end", "length", "silence", "fed"]
 
 

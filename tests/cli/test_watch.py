@@ -278,3 +278,25 @@ def test_a_reader_that_goes_away_ends_it(tmp_path: Path) -> None:
     process.stderr.close()
     assert "Traceback" not in err
     assert "Broken pipe" not in err
+
+
+def test_open_serves_one_source_with_the_same_outputs(
+    scripted: ScriptedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--open` hands source, options and files to the server, which keeps nothing of its own."""
+    from neverblink.cli import serve
+
+    served: list[Any] = []
+
+    def run(options: Any, begin: Any, load: Any, **given: Any) -> None:
+        assert options.folder.is_dir()
+        served.append((options, begin, given))
+
+    monkeypatch.setattr(serve, "run", run)
+    assert main(["watch", "x.mp4", "--open", "--vtt", str(tmp_path / "a.vtt"), "--fps", "4", "--seconds", "9"]) == 0
+    ((options, (spec,), given),) = served
+    assert ("x.mp4", True, 4.0, 9.0) == (spec.source, spec.realtime, spec.fps, spec.seconds)
+    assert (True, True, 2) == (given["open_page"], given["any_port"], len(given["outputs"]))
+    assert (True, False) == (options.loopback, options.folder.exists())
+    assert main(["watch", "x.mp4", "--open", "--ask", "1:What?"]) == 2
+    assert "--ask and --open do not go together" in capsys.readouterr().err

@@ -86,8 +86,9 @@ def test_silence_writes_no_cue(tmp_path: Path) -> None:
 def test_an_answer_follows_its_caption(tmp_path: Path) -> None:
     caption = make_caption(4, "a", question="Who leads?", answer="Left.", seconds={"speak": 0.1, "answer": 0.25})
     events = Recorder("scripted").caption(caption)
-    assert [("caption", "a", 0), ("answer", "Left.", 1)] == [(e.type, e.text, e.seq) for e in events]
-    assert events[1].latency_ms == 250
+    expected = [("caption", "a", 0), ("question", "Who leads?", 1), ("answer", "Left.", 2)]
+    assert expected == [(e.type, e.text, e.seq) for e in events]
+    assert events[2].latency_ms == 250
     assert vtt_texts_of(tmp_path, caption) == ["a", "Left."]
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from neverblink import __version__
-from neverblink.cli import bench, data, doctor, models, train, watch
+from neverblink.cli import bench, data, doctor, journal, models, serve, train, watch
 from neverblink.errors import NeverblinkError
 
 app = typer.Typer(
@@ -27,6 +27,10 @@ app = typer.Typer(
 )
 app.command("watch")(watch.watch)
 app.command("models")(models.models)
+app.command("serve")(serve.serve)
+app.command("logs")(journal.logs)
+app.command("search")(journal.search)
+app.command("export")(journal.export)
 app.command("train")(train.train)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

@@ -26,6 +26,7 @@ class WatchOptions:
     vtt: str | None = None
     srt: str | None = None
     jsonl: str | None = None
+    journal: str | None = None
     seed: int | None = None  # None: greedy or the model's own sampling, unseeded
     start: float = 0.0  # media seconds
     end: float | None = None  # media seconds
@@ -96,9 +97,10 @@ class WatchOptions:
             raise ConfigError(f"no overload {self.overload!r}; known: {', '.join(OVERLOADS)}")
         if self.max_streams != "auto" and not (self.max_streams.isascii() and self.max_streams.isdigit()):
             raise ConfigError(f"--max-streams is {self.max_streams!r}; give a number of 1 or more, or auto")
-        files = [name for name in (self.vtt, self.srt, self.jsonl) if name is not None]
-        if len(set(files)) < len(files):
-            raise ConfigError(f"--vtt, --srt and --jsonl name the same file ({files[0]}); give each its own")
+        files = [name for name in (self.vtt, self.srt, self.jsonl, self.journal) if name is not None]
+        twice = [name for name in files if files.count(name) > 1]
+        if twice:
+            raise ConfigError(f"--vtt, --srt, --jsonl and --journal name the same file ({twice[0]}); give each its own")
         self.questions()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neverblink.cli.options import OVERLOADS, POSITIONS, WatchOptions
-from neverblink.errors import SourceError
+from neverblink.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
     from neverblink.outputs.base import Output
-    from neverblink.types import EventType, SourceInfo
+    from neverblink.types import Chunk, EventType, SourceInfo
 
 # Parameters. Below this a second thread wins little on a free core, and on a busy one the two wait for each other: the
 # bundled model took 47 ms a second of video with one thread and 3,158 ms with two beside a training run (2 cores).
@@ -66,6 +67,9 @@ def watch(
     vtt: Annotated[str | None, _option("Write WebVTT subtitles.", metavar="FILE")] = None,
     srt: Annotated[str | None, _option("Write SubRip subtitles.", metavar="FILE")] = None,
     jsonl: Annotated[str | None, _option("Write every event as a line of JSON.", metavar="FILE")] = None,
+    journal: Annotated[
+        str | None, _option("Keep every event, with pictures, in a journal that can be searched.", metavar="FILE")
+    ] = None,
     seed: Annotated[int | None, _option("Make sampling repeatable.")] = None,
     start: Annotated[float | None, _option("Second of the video to start at.", _D.start)] = None,
     end: Annotated[float | None, _option("Second of the video to end at.")] = None,
@@ -122,6 +126,7 @@ def watch(
         str | None,
         _option("Tell only some tokens of a picture: stc, differential, evs, decay; joined by +.", metavar=_SPEC),
     ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Show it as a live page in a browser too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
 ) -> None:
@@ -135,8 +140,10 @@ def watch(
     fields = WatchOptions.__dataclass_fields__
     given = {name: value for name, value in context.params.items() if name in fields and value is not None}
     try:
+        if open_page and len(source) > 1:
+            raise ConfigError("--open shows one source; for several use: neverblink serve SOURCE SOURCE ...")
         if len(source) == 1:
-            run(source[0], load(given), quiet=quiet)
+            (run_page if open_page else run)(source[0], load(given), quiet=quiet)
         else:
             run_many(source, load(given), quiet=quiet)
     except KeyboardInterrupt:
@@ -148,18 +155,21 @@ def watch(
 
 def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
     """Watch until the source ends. What can be refused at once is refused before the model is loaded."""
+    from neverblink.memory.output import JournalOutput
     from neverblink.outputs.base import Outputs, Recorder
     from neverblink.outputs.console import Console
+    from neverblink.sources import redact
 
     info = _ask(name, options)
     _check_policy(options)
     with ExitStack() as stack:
         files = [stack.enter_context(output) for output in _files(options)]
-        model = _load_model(options)
+        model = load_model(options)
         if not quiet:
             for line in _introduction(model, info.kind):
                 print(line, file=sys.stderr, flush=True)
-        recorder = Recorder(model.name)
+        journal = next((output for output in files if isinstance(output, JournalOutput)), None)
+        recorder = Recorder(model.name, "main" if journal is None else journal.begin(redact(name), time.time()))
         console = stack.enter_context(Console(quiet=quiet))
         everywhere = Outputs([console, *files], recorder)
 
@@ -186,6 +196,7 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
             gate=options.gate,
             encoder_cache=options.encoder_cache,
             compress=options.compress,
+            **({} if journal is None else {"on_chunk": lambda chunk: journal.see(chunk.frames[-1].pixels)}),
         )
         stack.enter_context(closing(captions))  # closes the source, however this ends
         at = options.start
@@ -202,8 +213,10 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
 
 def run_many(names: list[str], options: WatchOptions, *, quiet: bool = False) -> None:
     """Watch several sources until the last has ended; one that fails ends alone, and is told again at the end."""
+    from neverblink.memory.output import JournalOutput
     from neverblink.outputs.base import Outputs, Recorder
     from neverblink.outputs.console import Console
+    from neverblink.sources import redact
 
     ids = {str(number): name for number, name in enumerate(names, start=1)}
     infos = {number: _ask(name, options) for number, name in ids.items()}
@@ -211,9 +224,11 @@ def run_many(names: list[str], options: WatchOptions, *, quiet: bool = False) ->
     with ExitStack() as stack:
         shared = [stack.enter_context(output) for output in _files(replace(options, vtt=None, srt=None))]
         own = {number: [stack.enter_context(o) for o in _files(_numbered(options, number))] for number in ids}
-        model = _load_model(options)
+        model = load_model(options)
         console = stack.enter_context(Console(quiet=quiet, several=True))
-        recorders = {number: Recorder(model.name, number) for number in ids}
+        journal = next((output for output in shared if isinstance(output, JournalOutput)), None)
+        labels = {n: n if journal is None else journal.begin(redact(name), time.time()) for n, name in ids.items()}
+        recorders = {number: Recorder(model.name, label) for number, label in labels.items()}
         outputs = {n: Outputs([console, *shared, *own[n]], recorders[n]) for n in ids}
 
         def tell(text: str) -> None:
@@ -223,11 +238,16 @@ def run_many(names: list[str], options: WatchOptions, *, quiet: bool = False) ->
         def note(number: str, kind: EventType, text: str, at: float) -> None:
             outputs[number].write(recorders[number].note(kind, text, at))
 
+        last: dict[str, dict[float, Any]] = {number: {} for number in ids}  # the newest picture of each coming second
+
+        def look(number: str, chunk: Chunk) -> None:
+            last[number][chunk.end] = chunk.frames[-1].pixels
+
         kinds = {info.kind for info in infos.values()}
         for line in _introduction(model, "arcade" if kinds == {"arcade"} else "several"):
             tell(line)
         for number, info in infos.items():
-            tell(f"{number}: {info.name}")
+            tell(f"{labels[number]}: {info.name}")
         results = model.watch_many(
             ids,
             max_streams=options.slots(),
@@ -251,6 +271,7 @@ def run_many(names: list[str], options: WatchOptions, *, quiet: bool = False) ->
             gate=options.gate,
             encoder_cache=options.encoder_cache,
             compress=options.compress,
+            **({} if journal is None else {"on_chunk": look}),
         )
         stack.enter_context(closing(results))
         at, failed = dict.fromkeys(ids, options.start), dict[str, Exception]()
@@ -260,6 +281,9 @@ def run_many(names: list[str], options: WatchOptions, *, quiet: bool = False) ->
                 note(result.stream_id, "error", str(result.error), at[result.stream_id])
             elif result.caption is not None:
                 at[result.stream_id] = result.caption.end
+                if journal is not None:
+                    journal.see(last[result.stream_id][result.caption.end])
+                    last[result.stream_id] = {k: v for k, v in last[result.stream_id].items() if k > result.caption.end}
                 for event in recorders[result.stream_id].caption(result.caption):
                     outputs[result.stream_id].write(event)
     if failed:
@@ -272,11 +296,59 @@ def _numbered(options: WatchOptions, number: str) -> WatchOptions:
     def own(path: str | None) -> str | None:
         return None if path is None else str(Path(path).with_stem(f"{Path(path).stem}-{number}"))
 
-    return replace(options, vtt=own(options.vtt), srt=own(options.srt), jsonl=None)
+    return replace(options, vtt=own(options.vtt), srt=own(options.srt), jsonl=None, journal=None)
 
 
 def _in_real_time(name: str, options: WatchOptions) -> bool:
     return name.startswith("arcade:") if options.realtime is None else options.realtime
+
+
+def run_page(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
+    """Watch on the live page as well, until Ctrl-C; what is kept is what the options name."""
+    from tempfile import TemporaryDirectory
+
+    from neverblink.cli import serve
+    from neverblink.outputs.console import Console
+
+    server = serve.parts()
+    for flag, given in (("--start", options.start), ("--end", options.end), ("--ask", options.ask)):
+        if given:
+            raise ConfigError(f"{flag} and --open do not go together: the page is about now, and asks questions itself")
+    _ask(name, options)
+    _check_policy(options)
+    spec = server.Spec(
+        source=name,
+        realtime=True if options.realtime is None else options.realtime,
+        fps=options.fps,
+        query=options.query,
+        seconds=options.seconds,
+    )
+
+    def load() -> tuple[Any, Any]:
+        model = load_model(options)
+        own = model.options(options.policy, options.policy_options())
+        wanted = {
+            "max_tokens_per_second": options.max_tokens_per_second,
+            "temperature": options.temperature,
+            "seed": options.seed,
+        }
+        speak = replace(own.speak, **{key: value for key, value in wanted.items() if value is not None})
+        fps = own.fps if options.fps is None else options.fps
+        own = replace(own, fps=fps, positions=options.positions, speak=speak)
+        parts = {"gate": options.gate, "encoder_cache": options.encoder_cache, "compress": options.compress}
+        return model, replace(own, **parts)
+
+    def over() -> None:
+        if not quiet:
+            print("the source is over; it can still be asked on the page, Ctrl-C ends", file=sys.stderr, flush=True)
+
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="neverblink-"))
+        files = [stack.enter_context(output) for output in _files(options)]
+        console = stack.enter_context(Console(quiet=quiet))
+        served = server.ServeOptions(data=folder, max_streams=4)
+        outputs = [console, *files]
+        serve.run(served, [spec], load, open_page=True, any_port=True, outputs=outputs, on_over=over)
 
 
 def _ask(name: str, options: WatchOptions) -> SourceInfo:
@@ -304,11 +376,11 @@ def _check_policy(options: WatchOptions) -> None:
 def _files(options: WatchOptions) -> list[Output]:
     from neverblink.outputs import OUTPUTS
 
-    paths = {"vtt": options.vtt, "srt": options.srt, "jsonl": options.jsonl}
+    paths = {"vtt": options.vtt, "srt": options.srt, "jsonl": options.jsonl, "journal": options.journal}
     return [OUTPUTS[name](path) for name, path in paths.items() if path is not None]
 
 
-def _load_model(options: WatchOptions) -> Any:
+def load_model(options: WatchOptions) -> Any:
     if options.threads is not None:
         import torch
 

@@ -33,6 +33,7 @@ def watch_sources(
     seconds: float | None = None,
     questions: Mapping[float, str] | None = None,
     on_event: Callable[[str, str, str, float], None] = lambda *_: None,
+    on_chunk: Callable[[str, Chunk], None] = lambda *_: None,
 ) -> Iterator[Result]:
     """Read every source to its end; results as they come.
 
@@ -44,6 +45,7 @@ def watch_sources(
         sources: opened ones. ears: the listener that each was opened with.
         seconds: of media, of each source. questions: media second -> question, asked of every stream.
         on_event: told (stream id, type, text, media seconds), in the caller's thread.
+        on_chunk: given (stream id, chunk) of what is handed to the engine, in the caller's thread.
     """
     changed = threading.Condition()
     with ExitStack() as stack:
@@ -66,6 +68,7 @@ def watch_sources(
                 except NeverblinkError as error:
                     over[name] = error
                 else:
+                    on_chunk(name, chunk)
                     engine.submit(name, chunk, question)
             yield from engine.advance()
             for name in [name for name in over if name in engine.stream_ids and not engine.is_busy(name)]:

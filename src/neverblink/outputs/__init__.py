@@ -8,6 +8,7 @@ OUTPUTS = Registry(
     "output",
     {
         "console": "neverblink.outputs.console:Console",
+        "journal": "neverblink.memory.output:JournalOutput",
         "jsonl": "neverblink.outputs.jsonl:Jsonl",
         "srt": "neverblink.outputs.srt:Srt",
         "vtt": "neverblink.outputs.vtt:Vtt",

@@ -59,14 +59,14 @@ def clock(seconds: float, *, fraction: str | None = None) -> str:
 class Recorder:
     """Turns captions and happenings of one stream into numbered events."""
 
-    def __init__(self, model: str, stream_id: str = "main", now: Callable[[], float] = time.time):
+    def __init__(self, model: str, stream_id: str = "main", now: Callable[[], float] = time.time, first: int = 0):
         self._model = model
         self._stream_id = stream_id
         self._now = now
-        self._seq = 0
+        self._seq = first  # of the next event; a stream that goes on after a restart goes on counting
 
     def caption(self, caption: Caption) -> list[Event]:
-        """A caption or silence event and, when a question was asked with this chunk, an answer event after it."""
+        """A caption or silence event and, when a question was asked with this chunk, it and its answer behind."""
         said = self._event(
             "silence" if caption.silent else "caption",
             "" if caption.silent else caption.text,
@@ -81,15 +81,14 @@ class Recorder:
         )
         if caption.answer is None:
             return [said]
-        answer = self._event(
-            "answer",
-            caption.answer,
-            caption.start,
-            caption.end,
-            latency_ms=round(caption.seconds.get("answer", 0.0) * 1000, 3),
-            kv_tokens=caption.kv_tokens,
+        question = self._event("question", caption.question or "", caption.start, caption.end)
+        return [said, question, self.answer(caption.answer, caption, caption.seconds.get("answer", 0.0))]
+
+    def answer(self, text: str, at: Caption, seconds: float) -> Event:
+        """An answer that was given at a caption, `seconds` of wall time after its question."""
+        return self._event(
+            "answer", text, at.start, at.end, latency_ms=round(seconds * 1000, 3), kv_tokens=at.kv_tokens
         )
-        return [said, answer]
 
     def note(self, type: EventType, text: str, at: float) -> Event:
         """Something that happened at media second `at`: a source, gap, drop, error or alert event."""
