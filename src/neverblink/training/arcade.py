@@ -242,11 +242,11 @@ def speak(run: Path, args: argparse.Namespace) -> None:
     )
 
     def falling(batches: Iterator[list[Batch]]) -> Iterator[Batch]:
-        """`talk` begins with half state lines, so that reading is kept, and ends with few."""
+        """`talk` begins with a quarter state lines, so that reading is kept, and ends with few."""
         began = time.monotonic()
         for group in batches:
             done = min(1.0, (time.monotonic() - began) / 60 / minutes)
-            share[DESCRIBE].fill_(1.0 if reading else 0.5 - 0.35 * done)
+            share[DESCRIBE].fill_(1.0 if reading else 0.25 - 0.15 * done)
             share[COMMENTATE].fill_(1.0 - float(share[DESCRIBE]))
             yield from group
 
