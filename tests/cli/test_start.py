@@ -116,6 +116,7 @@ def test_every_option_of_the_dataclass_is_an_option_of_the_command() -> None:
     assert {field.name for field in fields(WatchOptions)} == set(inspect.signature(watch).parameters) - {
         "context",
         "source",
+        "open_page",
         "quiet",
         "debug",
     }

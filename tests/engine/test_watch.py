@@ -13,6 +13,7 @@ import neverblink.sources
 from neverblink import Model
 from neverblink.cli import main
 from neverblink.errors import BudgetError, SourceDamaged
+from neverblink.memory.journal import Journal
 from neverblink.testing import SyntheticSource
 from tests.checkpoints import toy_checkpoint
 
@@ -121,16 +122,22 @@ def test_the_command_line_watches_several(
     arguments = ["watch", "a", "b", "c", "--model", str(toy_checkpoint()), "--fps", "2", "--device", "cpu"]
     arguments += ["--max-tokens-per-second", "2", "--vision-window", "2", "--text-window", "8", "--sink-tokens", "8"]
     arguments += ["--jsonl", str(tmp_path / "all.jsonl"), "--vtt", str(tmp_path / "x.vtt"), "--max-streams", "3"]
+    arguments += ["--journal", str(tmp_path / "said.db")]
     assert main(arguments) == 2
     out, err = capsys.readouterr()
-    assert {line[11:13] for line in out.splitlines()} <= {"1:", "2:", "3:"}
+    assert {line.split()[1] for line in out.splitlines()} <= {"watch-1:", "watch-2:", "watch-3:"}
     assert "streams: 3, asked for" in err
     assert "KV cache: 3 streams = " in err
-    assert "[00:00:03] 3: error: c is damaged after 3 s\n" in err
-    assert err.splitlines()[-1] == "neverblink: 1 of 3 streams ended with an error: 3"
+    assert "[00:00:03] watch-3: error: c is damaged after 3 s\n" in err
+    assert err.splitlines()[-1] == "neverblink: 1 of 3 streams ended with an error: watch-3"
     events = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
     seconds = [e["stream_id"] for e in events if e["type"] in ("caption", "silence")]
-    assert {"1": 4, "2": 6, "3": 3} == {name: seconds.count(name) for name in "123"}
+    assert {1: 4, 2: 6, 3: 3} == {number: seconds.count(f"watch-{number}") for number in (1, 2, 3)}
+    with Journal(tmp_path / "said.db", read_only=True) as journal:
+        entries = [entry for entry in journal.events() if entry.event.type == "caption"]
+        assert len(entries) == sum(event["type"] == "caption" for event in events)
+        pictures = {journal.picture(entry.row) for entry in entries}
+        assert len(pictures) == len(entries), "each second has a picture of its own"
     assert ["x-1.vtt", "x-2.vtt", "x-3.vtt"] == sorted(file.name for file in tmp_path.glob("*.vtt"))
     capsys.readouterr()
     assert main(["watch", "a", "b", "--max-streams", "many"]) == 2

@@ -287,7 +287,8 @@ def run_many(names: list[str], options: WatchOptions, *, quiet: bool = False) ->
                 for event in recorders[result.stream_id].caption(result.caption):
                     outputs[result.stream_id].write(event)
     if failed:
-        raise SourceError(f"{len(failed)} of {len(ids)} streams ended with an error: {', '.join(sorted(failed))}")
+        ended = ", ".join(labels[number] for number in sorted(failed))
+        raise SourceError(f"{len(failed)} of {len(ids)} streams ended with an error: {ended}")
 
 
 def _numbered(options: WatchOptions, number: str) -> WatchOptions:

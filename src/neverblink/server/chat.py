@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
@@ -99,7 +100,7 @@ async def completions(request: Request, wanted: ChatIn) -> Response:
         talk = await hub.talk()
 
         async def leave() -> None:
-            await hub.call(talk.leave)
+            await asyncio.shield(hub.call(talk.leave))  # a client that goes now must not keep the place taken
 
         try:
             viewer = Viewer(hub, talk)

@@ -41,7 +41,7 @@ async def realtime(socket: WebSocket) -> None:
             await conversation.run()
     finally:
         await conversation.close()
-        await hub.call(talk.leave)
+        await asyncio.shield(hub.call(talk.leave))
 
 
 class Conversation:
