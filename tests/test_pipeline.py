@@ -137,9 +137,11 @@ def test_notes_are_told_in_their_place_by_the_reader(monkeypatch: pytest.MonkeyP
     heard: list[Any] = []
     model = Model.from_pretrained(toy_checkpoint(), device="cpu")
     told = lambda *words: heard.append((*words, threading.current_thread().name))  # noqa: E731
-    for caption in model.watch("x", fps=2, on_event=told, pipeline=True, max_tokens_per_second=2):
+    shown = lambda chunk: told("chunk", chunk.end)  # noqa: E731
+    for caption in model.watch("x", fps=2, on_event=told, on_chunk=shown, pipeline=True, max_tokens_per_second=2):
         heard.append(caption.end)
-    assert [1.0, 2.0, ("gap", "read ahead", 2.5, "MainThread"), 3.0, 4.0] == heard
+    chunks = [[("chunk", end, "MainThread"), end] for end in (1.0, 2.0, 3.0, 4.0)]
+    assert [*chunks[0], *chunks[1], ("gap", "read ahead", 2.5, "MainThread"), *chunks[2], *chunks[3]] == heard
 
 
 def test_a_reader_that_leaves_frees_a_maker_that_waits() -> None:
