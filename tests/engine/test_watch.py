@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -97,8 +98,12 @@ def test_each_is_told_as_if_it_were_alone(sources: dict[str, Own], model: Model,
 
 
 @pytest.mark.parametrize("overload", ["drop-oldest", "skip"])
-def test_what_cannot_be_watched_is_counted(sources: dict[str, Own], model: Model, overload: str) -> None:
+def test_what_cannot_be_watched_is_counted(
+    sources: dict[str, Own], model: Model, overload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A source that is faster than the model: every frame is in a caption, or counted, or came behind the last one."""
+    embed = model.adapter.embed
+    monkeypatch.setattr(model.adapter, "embed", lambda ids: time.sleep(0.01) or embed(ids))  # the source goes on
     sources["a"] = Own(1, seconds=40)
     results = list(model.watch_many({"1": "a", "2": "b"}, overload=overload, **HOW))
     mine = [result.caption for result in results if result.stream_id == "1" and result.caption]
