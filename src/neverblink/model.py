@@ -127,25 +127,43 @@ class Model:
         Raises:
             BudgetError: the KV cache does not fit in memory.
         """
-        writer = self.script(script or ScriptOptions(**self.card.script))
+        writer = self.script(script or self.words())
         return Stream(self.adapter, writer, options or self.options(), processor)
 
     def script(self, options: ScriptOptions = ScriptOptions()) -> Script:
         """What writes this model's turns."""
         return Script(self.adapter.tokenizer, options, self.adapter.marks)
 
-    def options(self, policy: str = "streaming", policy_options: Mapping[str, Any] | None = None) -> StreamOptions:
-        """The checkpoint's own defaults for a policy, with windows of the caller's on top."""
+    def words(self, query: str | None = None) -> ScriptOptions:
+        """The checkpoint's own words around the video, with a query of the caller's."""
+        return ScriptOptions(**self.card.script if query is None else {**self.card.script, "query": query})
+
+    def _looks_ahead(self, asked: bool | None) -> bool:
+        """On a CPU the tower and the decoder would share the same cores."""
+        return self.device != "cpu" if asked is None else asked
+
+    def options(
+        self,
+        policy: str = "streaming",
+        policy_options: Mapping[str, Any] | None = None,
+        speak: Mapping[str, Any] | None = None,
+        **others: Any,
+    ) -> StreamOptions:
+        """The checkpoint's own defaults for a policy, with what the caller gives on top.
+
+        Args:
+            policy_options: windows of the policy. speak: fields of SpeakOptions. others: fields of StreamOptions. None
+                stands for what is not given.
+        """
         from dataclasses import fields
 
         from neverblink.kv.policies import policies
 
         known = {f.name for f in fields(policies[policy])}
         own = {k: v for k, v in self.card.policy_options.items() if k in known}
-        speak = replace(StreamOptions().speak, **self.card.speak)
-        return StreamOptions(
-            fps=self.card.fps, policy=policy, policy_options={**own, **(policy_options or {})}, speak=speak
-        )
+        spoken = replace(StreamOptions().speak, **self.card.speak, **_given(speak or {}))
+        options = StreamOptions(self.card.fps, policy=policy, policy_options={**own, **(policy_options or {})})
+        return replace(options, speak=spoken, **_given(others))
 
     def engine(
         self,
@@ -164,15 +182,13 @@ class Model:
         from neverblink.engine import Engine
         from neverblink.engine.memory import MOST
 
-        writer = self.script(script or ScriptOptions(**self.card.script))
-        pipeline = self.device != "cpu" if pipeline is None else pipeline
         return Engine(
             self.adapter,
-            writer,
+            self.script(script or self.words()),
             options or (self.options(),),
             max_streams=max_streams,
             most_streams=most_streams or MOST,
-            pipeline=pipeline,
+            pipeline=self._looks_ahead(pipeline),
         )
 
     def watch_many(
@@ -225,21 +241,14 @@ class Model:
         from neverblink.engine.watch import Ears, watch_sources
         from neverblink.sources import open_source
         from neverblink.sources.base import SourceOptions
+        from neverblink.sources.chunks import check_seconds
 
-        options = self._options(
-            fps,
-            policy,
-            policy_options,
-            positions,
-            seed,
-            max_tokens_per_second,
-            temperature,
-            gate,
-            encoder_cache,
-            compress,
-        )
-        script = ScriptOptions(**(self.card.script if query is None else {**self.card.script, "query": query}))
-        engine = self.engine([options], script, max_streams=max_streams, most_streams=len(sources), pipeline=pipeline)
+        check_seconds(seconds)
+        speak = {"seed": seed, "max_tokens_per_second": max_tokens_per_second, "temperature": temperature}
+        see = {"gate": gate, "encoder_cache": encoder_cache, "compress": compress}
+        options = self.options(policy, policy_options, speak, fps=fps, positions=positions, **see)
+        words = self.words(query)
+        engine = self.engine([options], words, max_streams=max_streams, most_streams=len(sources), pipeline=pipeline)
         on_memory(engine.memory.text())
         ears = {name: Ears() for name in sources}
         with ExitStack() as stack:
@@ -259,30 +268,6 @@ class Model:
             yield from watch_sources(
                 engine, opened, ears=ears, seconds=seconds, questions=questions, on_event=on_event, on_chunk=on_chunk
             )
-
-    def _options(
-        self,
-        fps: float | None,
-        policy: str,
-        policy_options: Mapping[str, Any] | None,
-        positions: Positions,
-        seed: int | None,
-        max_tokens_per_second: int | None,
-        temperature: float | None,
-        gate: str,
-        encoder_cache: str,
-        compress: str,
-    ) -> StreamOptions:
-        """The checkpoint's own options with those on top that were given."""
-        options = self.options(policy, policy_options)
-        given: dict[str, Any] = {
-            "max_tokens_per_second": max_tokens_per_second,
-            "temperature": temperature,
-            "seed": seed,
-        }
-        speak = replace(options.speak, **{k: v for k, v in given.items() if v is not None})
-        options = replace(options, fps=fps or options.fps, positions=positions, speak=speak)
-        return replace(options, gate=gate, encoder_cache=encoder_cache, compress=compress)
 
     def watch(
         self,
@@ -333,22 +318,13 @@ class Model:
         from neverblink.sources import open_source
         from neverblink.sources.ahead import Ahead
         from neverblink.sources.base import SourceOptions
-        from neverblink.sources.chunks import chunks
+        from neverblink.sources.chunks import asked, check_seconds, chunks
 
-        options = self._options(
-            fps,
-            policy,
-            policy_options,
-            positions,
-            seed,
-            max_tokens_per_second,
-            temperature,
-            gate,
-            encoder_cache,
-            compress,
-        )
-        script = self.card.script if query is None else {**self.card.script, "query": query}
-        pipeline = self.device != "cpu" if pipeline is None else pipeline
+        check_seconds(seconds)
+        speak = {"seed": seed, "max_tokens_per_second": max_tokens_per_second, "temperature": temperature}
+        see = {"gate": gate, "encoder_cache": encoder_cache, "compress": compress}
+        options = self.options(policy, policy_options, speak, fps=fps, positions=positions, **see)
+        pipeline = self._looks_ahead(pipeline)
         ahead: Ahead[tuple[Chunk, str | None, VisionBlock | None]] | None = None
 
         def tell(kind: str, text: str, at: float) -> None:
@@ -358,33 +334,23 @@ class Model:
                 on_event(kind, text, at)
 
         show = on_chunk or (lambda chunk: None)
-        waiting = [] if callable(questions) else sorted((questions or {}).items())
-        if seconds is not None and seconds <= 0:
-            raise ConfigError(f"seconds must be above 0, got {seconds}")
         if isinstance(source, str | os.PathLike):
             wanted = SourceOptions(fps=options.fps, realtime=realtime, start=start, end=end, on_event=tell)
             source = open_source(source, wanted)
-        stream = self.stream(options, ScriptOptions(**script))
+        stream = self.stream(options, self.words(query))
 
         state = stream.seen
 
         @torch.inference_mode()
-        def see(chunk: Chunk, question: str | None) -> VisionBlock:
+        def see_ahead(chunk: Chunk, question: str | None) -> VisionBlock:
             nonlocal state  # after the chunk before, which may not be spoken yet
             block = drive(self.adapter, stream.eye.see(state, chunk, asked=question is not None))
             state = block.state
             return block
 
         def second_by_second(source: Source) -> Iterator[tuple[Chunk, str | None, VisionBlock | None]]:
-            first = None
-            for chunk in chunks(source, options.fps, options.chunk_seconds):
-                first = chunk.start if first is None else first
-                question = questions(chunk.end) if callable(questions) else None
-                if waiting and waiting[0][0] <= chunk.end:
-                    question = waiting.pop(0)[1]
-                yield chunk, question, see(chunk, question) if pipeline else None
-                if seconds is not None and chunk.end - first >= seconds - 1e-6:
-                    break
+            for chunk, question in asked(chunks(source, options.fps, options.chunk_seconds), seconds, questions):
+                yield chunk, question, see_ahead(chunk, question) if pipeline else None
 
         with source:
             coming = second_by_second(source)
@@ -397,6 +363,10 @@ class Model:
                 for chunk, question, seen in ahead:
                     show(chunk)
                     yield stream.step(chunk, question, seen=seen)
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def find(name: str | os.PathLike[str], revision: str | None = None) -> tuple[Path, str]:

@@ -31,7 +31,7 @@ from neverblink.decoding.speak import Sampler, SpeakOptions
 from neverblink.engine import Engine
 from neverblink.errors import BudgetError, ConfigError, MissingExtra, NeverblinkError
 from neverblink.kv.policies import make_policy, policies
-from neverblink.script import Script, ScriptOptions
+from neverblink.script import Script
 from neverblink.stream import Stream
 from neverblink.types import Caption, Chunk, Frame
 
@@ -219,7 +219,7 @@ def measure(
     meter, process = Meter(model.adapter), psutil.Process()
     options = options_for(model, strategy, work)
     rounds = math.floor(work.seconds / options.chunk_seconds)
-    script = model.script(ScriptOptions(**model.card.script))
+    script = model.script(model.words())
     ask: Ask = _first_token_seconds
     if drive is None and work.streams > 1:
         packed = Packed(meter.adapter, script, options, work.streams)

@@ -26,7 +26,6 @@ import torch
 from neverblink.engine import Engine
 from neverblink.model import Model
 from neverblink.options import StreamOptions
-from neverblink.script import ScriptOptions
 from neverblink.sources import chunks, open_source
 from neverblink.sources.base import SourceOptions
 from neverblink.types import Chunk
@@ -50,7 +49,7 @@ def streams(model: Model, count: int, seconds: int, questions: int, game: str = 
     """
     options = model.options()
     seeded = [replace(options, speak=replace(options.speak, seed=i)) for i in range(count)]
-    script = ScriptOptions(**model.card.script)
+    script = model.words()
     solo = [model.stream(o, script) for o in seeded]
     engine = Engine(model.adapter, model.script(script), [options], max_streams=count)
     for i, own in enumerate(seeded):

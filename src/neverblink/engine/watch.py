@@ -11,7 +11,7 @@ from neverblink.engine.member import Result
 from neverblink.errors import NeverblinkError
 from neverblink.sources.ahead import Ahead
 from neverblink.sources.base import Source
-from neverblink.sources.chunks import chunks
+from neverblink.sources.chunks import asked, chunks
 from neverblink.types import Chunk
 
 
@@ -52,7 +52,7 @@ def watch_sources(
         readers: dict[str, Ahead[tuple[Chunk, str | None]]] = {}
         for name, source in sources.items():
             options = engine.stream(name).options
-            items = _until(chunks(source, options.fps, options.chunk_seconds), seconds, questions or {})
+            items = asked(chunks(source, options.fps, options.chunk_seconds), seconds, questions)
             heard = _named(on_event, name)
             readers[name] = stack.enter_context(Ahead(items, on_note=heard, free=source.close, changed=changed))
             ears[name].tell = readers[name].tell
@@ -85,15 +85,3 @@ def watch_sources(
 
 def _named(on_event: Callable[[str, str, str, float], None], name: str) -> Callable[[str, str, float], None]:
     return lambda kind, text, at: on_event(name, kind, text, at)
-
-
-def _until(
-    coming: Iterator[Chunk], seconds: float | None, questions: Mapping[float, str]
-) -> Iterator[tuple[Chunk, str | None]]:
-    """Chunks with the questions that are due at their end, until so many media seconds are over."""
-    waiting, first = sorted(questions.items()), None
-    for chunk in coming:
-        first = chunk.start if first is None else first
-        yield chunk, waiting.pop(0)[1] if waiting and waiting[0][0] <= chunk.end else None
-        if seconds is not None and chunk.end - first >= seconds - 1e-6:
-            return

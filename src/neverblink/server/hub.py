@@ -23,7 +23,7 @@ from neverblink.memory.journal import Journal
 from neverblink.model import Model
 from neverblink.options import StreamOptions
 from neverblink.outputs.base import Output
-from neverblink.script import Script, ScriptOptions
+from neverblink.script import Script
 from neverblink.server.alerts import Rule
 from neverblink.server.feed import Feed
 from neverblink.server.guard import public_addresses
@@ -201,14 +201,11 @@ class Hub:
         await self.call(lambda: self._close_record(session))
         self.feed.forget(session.id)
         if session.spec.source.startswith("upload:"):
-            self.path_of(session.spec.source, must_exist=False)
-            (self.folder / "uploads" / session.spec.source.removeprefix("upload:")).unlink(missing_ok=True)
+            Path(self.path_of(session.spec.source, must_exist=False)).unlink(missing_ok=True)
 
     def _close_record(self, session: Session) -> None:
         session.forget()
-        session.remember()
-        record = next(r for r in self.journal.streams() if r.id == session.id)
-        self.journal.put_stream(replace(record, about={**record.about, "open": 0, "source": session.spec.shown}))
+        session.remember(open=0, source=session.spec.shown)  # without secrets: nobody starts it again
 
     async def talk(self) -> Talk:
         """A place for one conversation; the caller has it `leave`.
@@ -273,10 +270,7 @@ class Hub:
         return replace(self._own, fps=spec.fps)
 
     def _script(self, spec: Spec | None) -> Script:
-        words = dict(self.model.card.script)
-        if spec is not None and spec.query:
-            words["query"] = spec.query
-        return self.model.script(ScriptOptions(**words))
+        return self.model.script(self.model.words((spec.query or None) if spec is not None else None))
 
     # -- how it is ----------------------------------------------------------------------------------------------------
 

@@ -232,10 +232,11 @@ class Session:
             reader.join()
         self.push = None
 
-    def remember(self) -> None:
+    def remember(self, **otherwise: Any) -> None:
         """Write down what it takes to go on after a restart."""
-        about = {**asdict(self.spec), "alerts": [w.rule.as_json() for w in self.watches.values()], "state": self.state}
-        self.hub.journal.put_stream(StreamRecord(self.id, self.created, {**about, "open": 1, "seen": time.time()}))
+        alerts = [watch.rule.as_json() for watch in self.watches.values()]
+        about = {**asdict(self.spec), "alerts": alerts, "state": self.state, "open": 1, "seen": time.time()}
+        self.hub.journal.put_stream(StreamRecord(self.id, self.created, {**about, **otherwise}))
 
     def save(self) -> None:
         """Snapshot; only between two turns."""
