@@ -11,7 +11,7 @@ import torch
 
 from neverblink import Chunk, Frame, Model, ScriptOptions, SpeakOptions, StreamOptions
 from neverblink.errors import ModelError
-from neverblink.models.qwen2_5_vl import LinearPatches
+from neverblink.models.patches import LinearPatches
 from neverblink.types import Kind
 from neverblink.vision.pixels import PixelOptions, fit, patchify
 from tests.checkpoints import toy_checkpoint

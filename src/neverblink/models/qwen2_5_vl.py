@@ -13,27 +13,12 @@ import torch
 from neverblink.models import lean
 from neverblink.models.base import Look, VisionBlock, Whole
 from neverblink.models.graph import DecodeStep
+from neverblink.models.patches import LinearPatches
 from neverblink.models.stock import Checkpoint, StockAdapter, stock_time_only
-from neverblink.vision.pixels import PixelOptions, fit, patchify
+from neverblink.vision.pixels import PixelOptions, cut_frames, fit, normalise, patchify
 from neverblink.vision.towers import QwenTower
 
 TimeGrid = Literal["stock", "exact", "flat"]
-
-
-class LinearPatches(torch.nn.Module):
-    """The stock patch embedding as the matrix product that it is (kernel == stride), with the stock weights and names.
-
-    The stock Conv3d takes two thirds of a training step on a CPU, and its backward in bfloat16 runs 30 times longer.
-    """
-
-    def __init__(self, stock: torch.nn.Module):
-        super().__init__()
-        self.proj: Any = stock.proj
-
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """[patches, values] -> [patches, hidden]."""
-        weight: torch.Tensor = self.proj.weight
-        return torch.nn.functional.linear(patches, weight.flatten(1), self.proj.bias)
 
 
 class Qwen25VL(StockAdapter):
@@ -58,7 +43,7 @@ class Qwen25VL(StockAdapter):
         self.pixels, self.time_grid, self._visual = pixels, time_grid, model.model.visual
         self.patches_per_token = float(pixels.merge**2)
         if not isinstance(self._visual.patch_embed, LinearPatches):
-            self._visual.patch_embed = LinearPatches(self._visual.patch_embed)
+            self._visual.patch_embed = LinearPatches(self._visual.patch_embed, pixels)
         self._shared = model.config.text_config.num_attention_heads // self.kv_heads
         self.lean = lean.can_run(self._lm)  # False takes the stock forward
         self.can_graph = lean.knows(self._lm)
@@ -78,7 +63,7 @@ class Qwen25VL(StockAdapter):
         if any(look.cached for look in looks):
             # A cache has a reference of its own for each stream, so its pictures go alone.
             return [self._encode_cached(look) if look.cached else self.encode_packed([look])[0] for look in looks]
-        cut = [patchify(look.frames, self.pixels, self.device) for look in looks]
+        cut = [cut_frames(look.frames, self.pixels, self.device) for look in looks]
         grids = torch.tensor([grid for _, grid in cut])
         embeds = self.encode_patches(torch.cat([patches for patches, _ in cut]), grids)
         sizes = (grids.prod(1) // self.pixels.merge**2).tolist()
@@ -111,11 +96,17 @@ class Qwen25VL(StockAdapter):
         return Whole((h, w), loc.reshape(glances, h * w, 3), advance)
 
     def encode_patches(self, patches: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
-        """[patches, values], grids [n, 3] -> [tokens, hidden], block after block."""
-        if not torch.is_autocast_enabled(patches.device.type):
-            patches = patches.to(self.dtype)
-        out = self._visual(patches, grid_thw=grids.to(self.device))
+        """[patches, values], bytes or normalised, grids [n, 3] -> [tokens, hidden], block after block."""
+        out = self._visual(self._ready(patches), grid_thw=grids.to(self.device))
         return out.pooler_output
+
+    def _ready(self, patches: torch.Tensor) -> torch.Tensor:
+        """Patches as the tower takes them: bytes where it can, else normalised and in the model's dtype."""
+        if patches.dtype == torch.uint8:
+            if self._visual.patch_embed.takes_bytes:
+                return patches
+            patches = normalise(patches, self.pixels)
+        return patches if torch.is_autocast_enabled(patches.device.type) else patches.to(self.dtype)
 
     def places(self, grid: tuple[int, int, int], seconds_per_grid: float) -> tuple[np.ndarray, float]:
         """Places of a block's tokens from its start [tokens, 3], and its advance (max over the axes + 1).

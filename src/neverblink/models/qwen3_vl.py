@@ -19,7 +19,7 @@ from neverblink.models.base import Look, VisionBlock
 from neverblink.models.qwen2_5_vl import Qwen25VL
 from neverblink.models.stock import StockAdapter
 from neverblink.types import QWEN, Marks, Part
-from neverblink.vision.pixels import patchify
+from neverblink.vision.pixels import cut_frames
 
 
 class Qwen3VL(Qwen25VL):
@@ -37,7 +37,7 @@ class Qwen3VL(Qwen25VL):
     )
 
     def encode_packed(self, looks: Sequence[Look]) -> list[VisionBlock]:
-        cut = [patchify(look.frames, self.pixels, self.device) for look in looks]
+        cut = [cut_frames(look.frames, self.pixels, self.device) for look in looks]
         grids = torch.tensor([grid for _, grid in cut])
         embeds = self.encode_patches(torch.cat([patches for patches, _ in cut]), grids)
         sizes = (grids.prod(1) // self.pixels.merge**2).tolist()
@@ -50,8 +50,8 @@ class Qwen3VL(Qwen25VL):
         return blocks
 
     def encode_patches(self, patches: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
-        """[patches, values], grids [n, 3] -> [tokens, (1 + deep layers) x hidden], block after block."""
-        out = self._visual(patches.to(self.dtype), grid_thw=grids.to(self.device))
+        """[patches, values], bytes or not, grids [n, 3] -> [tokens, (1 + deep layers) x hidden], block after block."""
+        out = self._visual(self._ready(patches), grid_thw=grids.to(self.device))
         return torch.cat([out.pooler_output, *(getattr(out, "deepstack_features", None) or ())], dim=-1)
 
     def _step(self, seconds_per_grid: float) -> float:

@@ -78,6 +78,14 @@ def _resize(stack: torch.Tensor, size: tuple[int, int], mode: str = "bicubic") -
 def patchify(
     frames: Sequence[np.ndarray], options: PixelOptions, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, tuple[int, int, int]]:
+    """`cut_frames`, normalised: patches float32."""
+    patches, grid = cut_frames(frames, options, device)
+    return normalise(patches, options), grid
+
+
+def cut_frames(
+    frames: Sequence[np.ndarray], options: PixelOptions, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, tuple[int, int, int]]:
     """Frames of one chunk to the flat patches of a vision tower.
 
     Args:
@@ -85,7 +93,7 @@ def patchify(
             resolution in mid-chunk, all take the size of the last one.
 
     Returns:
-        patches [t*h*w, 3 * temporal_patch * patch * patch] float32, ordered as the towers want them (the patches of
+        patches [t*h*w, 3 * temporal_patch * patch * patch] uint8, ordered as the towers want them (the patches of
         one merged token stand together), and the grid (t, h, w) in patches.
     """
     size = fit(frames[-1].shape[0], frames[-1].shape[1], options)
@@ -93,7 +101,7 @@ def patchify(
         stack = _resize(_upload(np.stack(frames), device).permute(0, 3, 1, 2), size)
     else:
         stack = torch.cat([_resize(_upload(f, device).permute(2, 0, 1)[None], size) for f in frames])
-    return patches_of(stack, options)
+    return cut(stack, options)
 
 
 def _upload(pixels: np.ndarray, device: torch.device | str) -> torch.Tensor:
@@ -102,12 +110,6 @@ def _upload(pixels: np.ndarray, device: torch.device | str) -> torch.Tensor:
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def patches_of(stack: torch.Tensor, options: PixelOptions) -> tuple[torch.Tensor, tuple[int, int, int]]:
-    """`patchify` for frames [n, 3, H, W] uint8 that already have a size that `fit` allows."""
-    patches, grid = cut(stack, options)
-    return normalise(patches, options), grid
 
 
 def cut(stack: torch.Tensor, options: PixelOptions) -> tuple[torch.Tensor, tuple[int, int, int]]:

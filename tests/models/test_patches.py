@@ -1,0 +1,109 @@
+"""The patch embedding of whole bytes, beside the product of normalised floats and beside float64."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from neverblink import Model
+from neverblink.models import patches
+from neverblink.models.patches import BytePatches, LinearPatches, multiplies_bytes
+from neverblink.vision.pixels import PixelOptions, cut_frames, normalise
+from tests.checkpoints import toy_checkpoint
+
+PIXELS = PixelOptions(patch=8, mean=(0.6, 0.2, 0.05), std=(0.25, 0.3, 0.1))
+WIDTH = 3 * 2 * 8 * 8
+
+
+@pytest.fixture(autouse=True)
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU without such instructions the sums come from whole numbers, so that this file can fail there too."""
+    if not multiplies_bytes():
+        monkeypatch.setattr(torch, "_int_mm", lambda a, b: (a.long() @ b.long()).int())
+
+
+def weights() -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of very different size, one with a single huge value, one of zeros."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(24, WIDTH, generator=generator) * torch.logspace(-4, 2, 24)[:, None]
+    weight[3, 7] = 900.0
+    weight[5] = 0.0
+    return weight, torch.randn(24, generator=generator)
+
+
+def pictures() -> torch.Tensor:
+    """Patches [n, values] of noise, black, white, and one bright value."""
+    noise = torch.randint(0, 256, (9, WIDTH), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    flat = torch.stack([torch.zeros(WIDTH), torch.full((WIDTH,), 255.0)]).to(torch.uint8)
+    single = torch.zeros(1, WIDTH, dtype=torch.uint8)
+    single[0, 200] = 255
+    return torch.cat([noise, flat, single])
+
+
+def in_float64(seen: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    b = seen.double().view(len(seen), 3, -1)
+    mean, std = (torch.tensor(x, dtype=torch.float64)[:, None] for x in (PIXELS.mean, PIXELS.std))
+    return ((b / 255 - mean) / std).flatten(1) @ weight.double().T + bias.double()
+
+
+def test_bytes_are_nearer_to_the_truth_than_floats() -> None:
+    weight, bias = weights()
+    seen = pictures()
+    truth = in_float64(seen, weight, bias)
+    floats = torch.nn.functional.linear(normalise(seen, PIXELS), weight, bias)
+    size = weight.abs().amax(1) * WIDTH**0.5 + bias.abs()
+    ours, theirs = ((x - truth).abs() / size for x in (BytePatches(weight, bias, PIXELS)(seen), floats))
+    assert float(ours.max()) < 1.5e-6
+    assert float(ours.mean()) <= float(theirs.mean())
+
+
+def test_a_patch_does_not_see_who_else_is_there() -> None:
+    """To the last bit, so packed streams see what lone ones see."""
+    made, seen = BytePatches(*weights(), PIXELS), pictures()
+    together = made(seen)
+    assert all(torch.equal(together[i : i + 1], made(seen[i : i + 1])) for i in range(len(seen)))
+
+
+def test_new_weights_are_seen_at_once() -> None:
+    """A step of training or a merge changes them in place, or puts another tensor there."""
+    weight, bias = weights()
+    proj = torch.nn.Linear(WIDTH, 24)
+    embedding = LinearPatches(SimpleNamespace(proj=proj, training=False), PIXELS)  # type: ignore[arg-type]
+    seen = pictures()
+    with torch.no_grad():
+        embedding(seen)
+        proj.weight.copy_(weight)
+        proj.bias.copy_(bias)
+        assert torch.equal(embedding(seen), BytePatches(weight, bias, PIXELS)(seen))
+        proj.weight = torch.nn.Parameter(2 * weight)
+        assert torch.equal(embedding(seen), BytePatches(2 * weight, bias, PIXELS)(seen))
+
+
+def frames(seed: int, count: int = 4) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (60, 90, 3), dtype=np.uint8) for _ in range(count)]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_tower_sees_the_same_from_bytes(monkeypatch: pytest.MonkeyPatch, fast: bool) -> None:
+    """Whether the CPU multiplies bytes or not; the oracle is the tower on normalised floats."""
+    adapter = Model.from_pretrained(toy_checkpoint(), device="cpu", dtype="float32").adapter
+    monkeypatch.setattr(patches, "multiplies_bytes", lambda: fast)
+    with torch.inference_mode():
+        assert adapter._visual.patch_embed.takes_bytes is fast
+        seen, grid = cut_frames(frames(0), adapter.pixels)
+        expected = adapter.encode_patches(normalise(seen, adapter.pixels), torch.tensor([grid]))
+        torch.testing.assert_close(adapter.encode(frames(0), 2.0).embeds, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_bytes_are_for_float32_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "multiplies_bytes", lambda: True)
+    embedding = Model.from_pretrained(toy_checkpoint(), device="cpu", dtype="float32").adapter._visual.patch_embed
+    assert not embedding.takes_bytes  # gradients are on
+    with torch.no_grad():
+        assert embedding.takes_bytes
+        assert not embedding.train().takes_bytes
+        assert not embedding.eval().to(torch.bfloat16).takes_bytes
