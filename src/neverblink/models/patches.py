@@ -100,7 +100,7 @@ def multiplies_bytes() -> bool:
     Without VNNI pairs of products are summed in 16 bits, which overflow: the worst case is tried, not trusted.
     """
     ask = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.9 does not have it yet
-    known = ask()
+    known: dict[str, bool] = ask()
     if not any(known.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
         return False
     most = torch.full((32, 64), 255, dtype=torch.uint8)
