@@ -219,7 +219,7 @@ def speak(run: Path, args: argparse.Namespace) -> None:
     adapter.model.model.visual.requires_grad_(False)  # with captions alone it forgets what `see` taught it
     tokenizer = adapter.tokenizer
     reading = args.stage == "read"
-    window = WindowOptions(seconds=1, overlap=0, forget=1.0) if reading else WindowOptions()
+    window = WindowOptions(seconds=1, overlap=0, forget=1.0) if reading else WindowOptions(overlap=args.overlap)
     minutes, batch = args.minutes or usual.minutes, args.batch or usual.batch
 
     def places(fps: int) -> VisionBlock:
@@ -288,6 +288,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, help=f"samples a step (default: {_usual('batch')})")
     parser.add_argument("--lr", type=float, help=f"highest learning rate (default: {_usual('lr')})")
+    parser.add_argument(
+        "--overlap", type=int, default=WindowOptions().overlap, help="seconds that windows of talk share"
+    )
     parser.add_argument("--digits", type=float, default=4.0, help="loss weight of digits (default 4)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
