@@ -13,10 +13,11 @@ from neverblink.arcade.pong import PONG
 from neverblink.arcade.sport import Second
 from neverblink.bench import quality
 from neverblink.bench.quality import Line, match, run_quality, score, score_at
-from neverblink.bench.quiz import Quiz, Shown
+from neverblink.bench.quiz import Memory, Quiz, Shown
 from neverblink.errors import ConfigError
 from neverblink.football.commentary import FOOTBALL
 from neverblink.football.streams import football_stream
+from neverblink.options import StreamOptions
 from neverblink.sources import open_source
 from neverblink.sources.base import Source, SourceOptions
 from neverblink.sources.chunks import chunks
@@ -186,6 +187,9 @@ class Teacher:
         self.lines = lines
         self.asked: dict[str, Any] = {}
 
+    def options(self) -> StreamOptions:
+        return StreamOptions()
+
     def watch(self, source: str | Source, *, seconds: int, **options: Any) -> Iterator[Caption]:
         self.asked = options
         opened = open_source(source, SourceOptions(fps=self.fps)) if isinstance(source, str) else source
@@ -222,7 +226,7 @@ def test_model_that_tells_the_truth_of_a_live_game_scores_one():
     assert result["rss_mb"] > 10
 
 
-def quiz_of(seed: int, every: float = 2.0) -> tuple[Quiz, list[Second]]:
+def quiz_of(seed: int, every: float = 2.0, memory: Memory | None = None) -> tuple[Quiz, list[Second]]:
     """A quiz that is given what each second of a game shows; the seconds are taken from the list as it asks."""
     seconds = list(game_stream(PONG, seed, 120, fps=8))
     left = list(seconds)
@@ -232,7 +236,9 @@ def quiz_of(seed: int, every: float = 2.0) -> tuple[Quiz, list[Second]]:
         shown[0] = left.pop(0)
         return list(shown[0].events)
 
-    return Quiz(PONG, seed, take, lambda: Shown(shown[0].state.score, shown[0].state_text), every), seconds
+    return Quiz(
+        PONG, seed, take, lambda: Shown(shown[0].state.score, shown[0].state_text), every, memory=memory
+    ), seconds
 
 
 def test_a_quiz_counts_right_answers_by_kind_and_age():
@@ -256,6 +262,38 @@ def test_a_quiz_counts_right_answers_by_kind_and_age():
     assert sum(number for _, number in reader.values()) == 60
     assert max(number for _, number in reader.values()) - min(number for _, number in reader.values()) <= 4
     assert {"now", "minutes"} == set(sums["reader"]["qa_by_age"])
+
+
+def test_what_an_answer_can_be_known_from():
+    """Three tokens a second, ten of text behind eight seconds of video, at second 30: words of 22 and before count."""
+    memory = Memory(vision_seconds=8.0, text_window=10)
+    for end in range(1, 31):
+        memory.add(float(end), 3)
+    assert ["vision", "text", "text", "gone"] == [memory.of(at, 30.0) for at in (22.5, 21.5, 19.0, 18.0)]
+    quiet = Memory(vision_seconds=8.0, text_window=10)
+    for end in range(1, 31):
+        quiet.add(float(end), 3 * (end % 10 == 0))
+    assert ["vision", "text", "text"] == [quiet.of(at, 30.0) for at in (25.0, 12.0, 0.5)]  # silence takes no room
+
+
+def test_recall_parts_what_was_seen_from_what_was_told():
+    """Who answers from pictures alone knows nothing of what left them; who knows all is right about it."""
+    for remembers in (True, False):
+        memory = Memory(vision_seconds=4.0, text_window=60)
+        (quiz, seconds), (twin, _) = quiz_of(5, memory=memory), quiz_of(5)
+        for second in seconds:
+            if quiz(second.start + 1) is not None:
+                twin(second.start + 1)
+                asked = twin._open
+                assert asked is not None
+                quiz.hear(asked.answer if remembers or asked.age <= 4.0 else "Nobody knows.")
+            else:
+                twin(second.start + 1)
+            memory.add(second.start + 1, 6 * bool(second.text))
+        recall = quiz.result()["recall"]
+        assert {"vision", "text", "gone"} == set(recall)
+        assert 1.0 == recall["vision"][0]
+        assert float(remembers) == recall["text"][0] == recall["gone"][0]
 
 
 def test_without_questions_there_is_no_accuracy():

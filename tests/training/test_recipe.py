@@ -18,13 +18,14 @@ from neverblink.models.base import VisionBlock
 from neverblink.script import Script, ScriptOptions
 from neverblink.training.arcade import adapter_of
 from neverblink.training.courses import ArcadeCourse
-from neverblink.training.look import Glance, Pairs, fields_of, look
+from neverblink.training.look import Glance, Pairs, fields_of, look, whiten
 from neverblink.training.loop import LoopOptions, optimizers_of, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encoded, Footage, Scene, collect, read
 from neverblink.training.tokenizer import train_tokenizer
 from neverblink.training.windows import ROUND, WindowOptions, Windows, by_length, collate
 from neverblink.types import Kind
+from neverblink.vision.pixels import normalise
 from tests.checkpoints import toy_checkpoint
 
 QUERIES = ("Say it.", "Look.")
@@ -245,3 +246,23 @@ def test_the_tower_learns_to_name_the_state(tmp_path: Path):
     assert min(shares["left score"], shares["right score"]) > 0.8
     for name, value in adapter.model.named_parameters():
         assert torch.equal(before[name], value) == (not name.startswith("model.visual")), name
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_tower_that_goes_on_sees_what_it_saw(tmp_path: Path, fresh: bool):
+    """Written in the directions of real patches, trained weights still answer these patches as before; a fresh start
+    forgets them."""
+    torch.manual_seed(0)
+    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
+    tokenizer = train_tokenizer(["the ball"] * 10, tmp_path, vocabulary=300)
+    save(build(size, tokenizer), tokenizer, tmp_path, size, {})
+    adapter = adapter_of(tmp_path)
+    proj = adapter.model.model.visual.patch_embed.proj
+    pairs = iter(Pairs([ArcadeCourse("pong")], adapter.pixels, 3, live=4))
+    batch = [torch.from_numpy(np.stack(part)) for part in zip(*(next(pairs) for _ in range(24)), strict=True)]
+    patches = normalise(batch[0].flatten(0, 1), adapter.pixels)
+    before = patches @ proj.weight.detach().flatten(1).T
+    whiten(adapter, repeat(batch), fresh, seen=24, rank=300)
+    after = patches @ proj.weight.detach().flatten(1).T
+    off = float((after - before).norm() / before.norm())
+    assert off > 0.5 if fresh else off < 0.05

@@ -27,10 +27,12 @@ WAYS: dict[str, tuple[str, ...]] = {
     "sliding": ("--policy", "sliding"),
     "full": ("--policy", "full", "--kv-budget", "16384"),
     "last frames": ("--policy", "last-frames"),
+    "vision 0 s": ("--vision-seconds", "0"),  # the newest second only
     "vision 1 s": ("--vision-seconds", "1"),
     "vision 2 s": ("--vision-seconds", "2"),
     "vision 4 s": ("--vision-seconds", "4"),
     "vision 16 s": ("--vision-seconds", "16"),
+    "vision 32 s": ("--vision-seconds", "32"),
     "no text": ("--sink-tokens", "0", "--text-window", "0"),
     "text 0 + 96": ("--sink-tokens", "0", "--text-window", "96"),
     "text 32 + 96": ("--sink-tokens", "32", "--text-window", "96"),

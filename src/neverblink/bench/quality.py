@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from neverblink.arcade.commentary import parse
 from neverblink.arcade.events import Claim, GameEvent, Kind, Score, Side
 from neverblink.arcade.sport import Sport, sports
-from neverblink.bench.quiz import Quiz, Shown
+from neverblink.bench.quiz import Memory, Quiz, Shown
 from neverblink.bench.spent import Spent, add_parts, smaller
 from neverblink.decoding.timing import cpu_time as by_cpu_time
 from neverblink.errors import BudgetError, ConfigError, NeverblinkError
@@ -266,7 +266,11 @@ def run_quality(
     lines: list[Line] = []
     latencies: list[float] = []
     kv_tokens_max, ended = 0, None
-    quiz = Quiz(show.sport, seed, show.take, show.shown, ask_every or math.inf, show.start_score)
+    held = model.options().policy_options  # the same for every policy, so that all are asked alike
+    memory = (
+        Memory(held["vision_seconds"], held["text_window"]) if {"vision_seconds", "text_window"} <= {*held} else None
+    )
+    quiz = Quiz(show.sport, seed, show.take, show.shown, ask_every or math.inf, show.start_score, memory)
     captions = model.watch(
         show.source,
         fps=show.fps,
@@ -289,6 +293,8 @@ def run_quality(
             if sys.stderr.isatty():
                 print(f"\r{caption.end:.0f} of {seconds or 'all'} s", end="", file=sys.stderr, flush=True)
             quiz.hear(caption.answer)
+            if memory is not None:
+                memory.add(caption.end, 0 if caption.silent else caption.tokens)
             lines.append(Line(caption.start, caption.end, caption.text))
             latencies.append(caption.latency)
             spent.add(caption)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,6 +45,17 @@ COMMENTATE = "Commentate on this game."
 DESCRIBE = "Describe what you see."
 SYSTEM = "You watch an arcade game."
 NAME = "neverblink-arcade"
+
+
+class Usual(NamedTuple):
+    """What a stage takes where the command line is silent."""
+
+    minutes: float
+    batch: int  # pairs, lines, windows
+    lr: float
+
+
+USUAL = {"see": Usual(26, 128, 1e-3), "read": Usual(14, 64, 4e-3), "talk": Usual(38, 12, 3e-3)}
 ALIKE = 4  # batches that are drawn at once and sorted by length, so that little is padding
 
 
@@ -114,18 +125,21 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
     return Footage(patches, lines, quizzes, course.fps, course.sport.shows_score)
 
 
-def adapter_of(run: Path, dtype: torch.dtype = torch.float32) -> Qwen25VL:
+def adapter_of(run: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Qwen25VL:
     """The run's own checkpoint."""
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
-    # Short sequences learn 1.4 times as fast with plain attention: the fused one's backward is slow on a CPU.
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(run, dtype=dtype, attn_implementation="eager")
+    # Short sequences learn 1.4 times as fast with plain attention: the fused one's backward is slow on a CPU. On a GPU
+    # plain attention is slow, and its weights would fill the memory.
+    attention = "eager" if device == "cpu" else "sdpa"
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(run, dtype=dtype, attn_implementation=attention)
+    model.to(device)
     return Qwen25VL(model, AutoTokenizer.from_pretrained(run), read_pixel_options(run, model.config), NAME)
 
 
 def load_tower(run: Path) -> Any:
     """encode([patches, values] uint8, seconds) -> [seconds, tokens, hidden], for `scenes`."""
-    adapter, size = adapter_of(run, torch.bfloat16), SmallVLM()
+    adapter, size = adapter_of(run, dtype=torch.bfloat16), SmallVLM()
     h, w = size.height // size.patch, size.width // size.patch
 
     glance = Glance(adapter.model.model.visual, (h, w))
@@ -166,24 +180,22 @@ def start(run: Path, courses: Sequence[Course], seed: int) -> None:
 
 def see(run: Path, args: argparse.Namespace) -> None:
     """Stage `see`: the tower, alone."""
-    adapter, size = adapter_of(run), SmallVLM()
-    adapter.model.to(args.device)
+    adapter, size, usual = adapter_of(run, args.device), SmallVLM(), USUAL[args.stage]
     courses = courses_of(args.sports, args.football)
     fields = fields_of([course.sport for course in courses])
     pairs = Pairs(courses, adapter.pixels, args.seed + 1)
-    loader = DataLoader(pairs, batch_size=args.batch or 128, num_workers=args.workers, prefetch_factor=4)
+    loader = DataLoader(pairs, batch_size=args.batch or usual.batch, num_workers=args.workers, prefetch_factor=4)
     grid = (size.height // size.patch, size.width // size.patch)
     batches = iter(loader)
-    if not (run / "seen.json").is_file():
-        whiten(adapter, batches)
+    whiten(adapter, batches, fresh=not (run / "seen.json").is_file())
     shares = look(
         adapter,
         iter(loader),
         fields,
         grid,
-        args.minutes or 6.0,
+        args.minutes or usual.minutes,
         partial(print, flush=True),
-        args.lr or 1e-3,
+        args.lr or usual.lr,
         args.steps,
     )
     adapter.model.save_pretrained(run)
@@ -203,13 +215,12 @@ def film_scenes(run: Path, args: argparse.Namespace) -> None:
 
 def speak(run: Path, args: argparse.Namespace) -> None:
     """Stages `read` and `talk`: the decoder, on scenes."""
-    adapter, size = adapter_of(run), SmallVLM()
-    adapter.model.to(args.device)
+    adapter, size, usual = adapter_of(run, args.device), SmallVLM(), USUAL[args.stage]
     adapter.model.model.visual.requires_grad_(False)  # with captions alone it forgets what `see` taught it
     tokenizer = adapter.tokenizer
     reading = args.stage == "read"
-    window = WindowOptions(seconds=1, overlap=0, forget=1.0) if reading else WindowOptions()
-    minutes, batch = args.minutes or (6.0 if reading else 20.0), args.batch or (96 if reading else 16)
+    window = WindowOptions(seconds=1, overlap=0, forget=1.0) if reading else WindowOptions(overlap=args.overlap)
+    minutes, batch = args.minutes or usual.minutes, args.batch or usual.batch
 
     def places(fps: int) -> VisionBlock:
         grid = (fps // 2, size.height // size.patch, size.width // size.patch)
@@ -253,9 +264,12 @@ def speak(run: Path, args: argparse.Namespace) -> None:
     gc.collect()
     gc.freeze()  # hours of scenes are millions of objects that no collection needs to walk through
     keep = partial(adapter.model.save_pretrained, run)
-    lr = args.lr or (4e-3 if reading else 3e-3)
-    options = LoopOptions(steps=args.steps, minutes=minutes, batch=batch, lr=lr)
+    options = LoopOptions(steps=args.steps, minutes=minutes, batch=batch, lr=args.lr or usual.lr)
     train(adapter, falling(iter(loader)), options, run, args.stage, keep, report=partial(print, flush=True))
+
+
+def _usual(field: str) -> str:
+    return ", ".join(f"{stage} {getattr(values, field):g}" for stage, values in USUAL.items())
 
 
 def main() -> None:
@@ -265,15 +279,18 @@ def main() -> None:
     names = [*sorted(sports), FOOTBALL.name]
     parser.add_argument("--sports", nargs="+", default=["pong"], choices=names, help="sports to learn")
     parser.add_argument("--football", type=Path, help="folder of recorded matches, for the sport football")
-    parser.add_argument("--minutes", type=float, help="wall time of the stage (default: see 6, read 6, talk 20)")
+    parser.add_argument("--minutes", type=float, help=f"wall time of the stage (default: {_usual('minutes')})")
     parser.add_argument("--steps", type=int, default=1_000_000, help="stop after so many steps if that comes first")
     parser.add_argument("--hours", type=float, default=5.0, help="of games that `scenes` watches (default 5)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of the trainer (default 1)")
     parser.add_argument("--workers", type=int, default=1, help="processes that make the data (default 1)")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, help="samples a step (default: see 128, read 96, talk 16)")
-    parser.add_argument("--lr", type=float, help="highest learning rate (default: see 1e-3, read 4e-3, talk 3e-3)")
+    parser.add_argument("--batch", type=int, help=f"samples a step (default: {_usual('batch')})")
+    parser.add_argument("--lr", type=float, help=f"highest learning rate (default: {_usual('lr')})")
+    parser.add_argument(
+        "--overlap", type=int, default=WindowOptions().overlap, help="seconds that windows of talk share"
+    )
     parser.add_argument("--digits", type=float, default=4.0, help="loss weight of digits (default 4)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -80,35 +80,41 @@ class Whitened(torch.nn.Module):
     Args:
         patches: [n, values] normalised, from all that is to be seen.
         rank: number of directions.
+        fresh: start anew; else from the weights that are there, as far as the directions can tell them.
     """
 
     basis: torch.Tensor  # [rank, values]
 
-    def __init__(self, patches: torch.Tensor, rank: int):
+    def __init__(self, patches: torch.Tensor, rank: int, fresh: bool):
         super().__init__()
+        self.fresh = fresh
         _, spread, directions = torch.svd_lowrank(patches, q=rank + 32, niter=2)
         strength = spread[:rank] / len(patches) ** 0.5  # root mean square along each direction
         self.register_buffer("basis", (directions[:, :rank] / (strength + strength[-1])).T.contiguous())
 
     def forward(self, inner: torch.Tensor) -> torch.Tensor:
-        """[out, rank, 1, 1, 1] -> [out, 3, 2, patch, patch]."""
+        """[out, rank] -> [out, 3, 2, patch, patch]."""
         size = math.isqrt(self.basis.shape[1] // 6)
-        return (inner.flatten(1) @ self.basis).view(len(inner), 3, 2, size, size)
+        return (inner @ self.basis).view(len(inner), 3, 2, size, size)
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """A fresh start; what was in the weights before is lost."""
+        """[out, 3, 2, patch, patch] -> [out, rank]; the directions are at right angles to each other."""
         rank = len(self.basis)
-        return torch.randn(len(weight), rank, 1, 1, 1, device=weight.device) / rank**0.5
+        if self.fresh:
+            return torch.randn(len(weight), rank, device=weight.device) / rank**0.5
+        return weight.flatten(1) @ (self.basis / self.basis.square().sum(1, keepdim=True)).T
 
 
-def whiten(adapter: Qwen25VL, pairs: Iterator[list[torch.Tensor]], seen: int = 1_500, rank: int = 1_536) -> None:
-    """Give the tower's patch embedding a fresh start in the directions of the next `seen` pairs."""
+def whiten(
+    adapter: Qwen25VL, pairs: Iterator[list[torch.Tensor]], fresh: bool, seen: int = 1_500, rank: int = 1_536
+) -> None:
+    """Write the tower's patch embedding in the directions of the next `seen` pairs."""
     held: list[torch.Tensor] = []
     while sum(map(len, held)) < seen:
         held.append(next(pairs)[0])
     patches = normalise(torch.cat(held).flatten(0, 1), adapter.pixels).to(adapter.device)
     proj = adapter.model.model.visual.patch_embed.proj
-    torch.nn.utils.parametrize.register_parametrization(proj, "weight", Whitened(patches, rank))
+    torch.nn.utils.parametrize.register_parametrization(proj, "weight", Whitened(patches, rank, fresh))
 
 
 class Glance:

@@ -48,11 +48,11 @@ def loss_of(adapter: Qwen25VL, batch: Batch, autocast: bool) -> tuple[torch.Tens
     each = torch.nn.functional.cross_entropy(logits.float(), goal, reduction="none")
     right = (logits.argmax(-1) == goal).float()
     loss = (each * weight).sum() / weight.sum()
-    digits = weight > 1
+    heavy = weight > 1
     figures = {
         "nll": each.mean().item(),
         "right": right.mean().item(),
-        "right_heavy": right[digits].mean().item() if digits.any() else math.nan,
+        "right_heavy": right[heavy].mean().item() if heavy.any() else math.nan,
         "tokens": float(batch.ids.numel()),
     }
     return loss, figures
