@@ -19,23 +19,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from neverblink import Caption, Chunk, Model, Stream
 from neverblink.bench.floor import Meter, Rates, Sizes, measure_rates
 from neverblink.bench.latency import (
-    STEP,
     STRATEGIES,
-    Measured,
     MovingPictures,
-    Workload,
-    growth,
     main,
     measure,
     options_for,
-    per_chunk,
     round_robin,
     run,
-    series,
-    slope,
-    summary,
     warm_up_of,
 )
+from neverblink.bench.latency_figures import STEP, Measured, Workload, growth, per_chunk, series, slope, summary
 from neverblink.bench.shapes import SHAPES, build, config_of, random_model
 from neverblink.cli import main as neverblink
 from neverblink.errors import BudgetError, ConfigError, UnknownName
@@ -188,8 +181,9 @@ class TestFloor:
         assert sizes.bytes_per_token / 1e9 == sizes.prefill_seconds(10.0, RATES)
         assert 1.0 == sizes.prefill_seconds(1e10, RATES)
 
-    def test_vision_products_are_those_that_torch_counts(self) -> None:
-        """All but the attention inside the tower."""
+    def test_vision_products_are_those_that_torch_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """All but the attention inside the tower; of floats, since products of bytes are three times as many."""
+        monkeypatch.setattr("neverblink.models.patches.multiplies_bytes", lambda: False)
         adapter = toy().adapter
         picture = np.zeros((84, 112, 3), dtype=np.uint8)
         with FlopCounterMode(display=False) as counter, torch.inference_mode():

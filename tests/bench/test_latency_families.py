@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from neverblink.bench.floor import Rates
-from neverblink.bench.latency import Workload, load, run
+from neverblink.bench.latency import load, run
+from neverblink.bench.latency_figures import Workload
 from neverblink.errors import UnknownName
 from neverblink.training.toys import RECIPES
 

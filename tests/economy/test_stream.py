@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from neverblink import Chunk, Frame, Model, ScriptOptions, Stream, StreamOptions
+from neverblink.bench.behaviour import Counter
 from neverblink.errors import ConfigError, UnknownName
 from neverblink.eye import Eye
 from neverblink.models.base import drive
@@ -260,7 +261,7 @@ def test_a_static_stream_costs_next_to_nothing_and_sounds_the_same(gate: str) ->
     token are those of the plain path."""
     picture = calm(0, 0).frames[0].pixels
     plain, less = make_stream(0)[0], make_stream(0, gate=f"{gate}:skipped=reuse")[0]
-    less.adapter = counted = Counted(less.adapter)
+    less.adapter = counted = Counter(less.adapter)
     for second in range(24):
         expected, told = (stream.step(still(second, picture)) for stream in (plain, less))
         assert (expected.text, expected.kv_tokens, expected.vision_tokens) == (
@@ -270,20 +271,6 @@ def test_a_static_stream_costs_next_to_nothing_and_sounds_the_same(gate: str) ->
         )
     assert counted.frames <= 0.1 * 24 * 4
     assert_same_state(state_of(plain), state_of(less))
-
-
-class Counted(Blind):
-    """Counts the frames that reach the encoder."""
-
-    frames = 0
-
-    def encode(self, frames: Any, fps: float) -> Any:
-        self.frames += len(frames)
-        return self._adapter.encode(frames, fps)
-
-    def encode_packed(self, looks: Any) -> Any:
-        self.frames += sum(len(look.frames) for look in looks)
-        return self._adapter.encode_packed(looks)
 
 
 @pytest.mark.parametrize("gate", ["pixel", "grt"])

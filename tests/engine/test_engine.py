@@ -191,6 +191,9 @@ def test_a_stream_that_fails_ends_alone(fault: str, how: dict[str, bool]) -> Non
         for second in range(3, 6 if fault == "budget" else 3):
             engine.submit("1", chunk_of(1, second))
     run(engine, lives)
+    if how.get("packed") and fault == "forward":
+        assert engine.packs_broken > 0
+        assert str(engine.last_broken) == "the device has failed"
     kind = {"encode": Exception, "nan": ModelError, "budget": BudgetError, "forward": RuntimeError}[fault]
     assert isinstance(lives[1].error, kind)
     assert engine.stream_ids == ["0", "2"]

@@ -7,7 +7,8 @@ import torch
 
 from neverblink import Model, SpeakOptions, StreamOptions
 from neverblink.bench.floor import Rates
-from neverblink.bench.latency import Workload, run
+from neverblink.bench.latency import run
+from neverblink.bench.latency_figures import Workload
 from neverblink.bench.shapes import random_model
 from tests.checkpoints import toy_checkpoint
 from tests.strategies import Plot, Second, chunk_of

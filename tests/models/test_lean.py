@@ -12,7 +12,6 @@ import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from neverblink import Chunk, Frame, Model, SpeakOptions, StreamOptions
-from neverblink.models import stock
 from neverblink.models.best import MOST, BestToken
 from tests.checkpoints import toy_checkpoint
 from tests.engine import crowd
@@ -139,7 +138,7 @@ def test_a_stream_says_the_same_without_logits(monkeypatch: pytest.MonkeyPatch, 
     adapter = loaded().adapter
     full = loaded().stream(options)
     expected = [full.step(chunk_of(second), "What now?").text for second in range(3)]
-    monkeypatch.setattr(stock, "LARGE_VOCABULARY", 0)
+    monkeypatch.setattr(adapter, "large_vocabulary", 0)
     monkeypatch.setattr(adapter, "logits", None)
     stream = loaded().stream(options)
     assert expected == [stream.step(chunk_of(second), "What now?").text for second in range(3)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +64,35 @@ def test_layers_that_slide_unknown_to_the_adapter_are_refused(tmp_path: Path) ->
         Model.from_pretrained(changed("internvl", tmp_path / "model", change), device="cpu")
 
 
+@pytest.fixture
+def without_quantisers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hides what can run quantised weights, so that the test says the same where it is installed."""
+    from transformers.utils import import_utils
+
+    real, hidden = importlib.util.find_spec, {"bitsandbytes", "torchao", "gptqmodel", "auto_gptq", "optimum"}
+
+    def forget() -> None:
+        for name in dir(import_utils):
+            if name.startswith("is_") and hasattr(getattr(import_utils, name), "cache_clear"):
+                getattr(import_utils, name).cache_clear()
+
+    def find(name: str, package: str | None = None) -> Any:
+        return None if name in hidden else real(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    forget()
+    yield
+    monkeypatch.undo()
+    forget()
+
+
 @pytest.mark.parametrize(
     ("method", "names"), [("bitsandbytes", "bitsandbytes"), ("torchao", "torchao"), ("gptq", "gptq")]
 )
-def test_a_quantised_checkpoint_without_its_package_is_refused(method: str, names: str, tmp_path: Path) -> None:
+def test_a_quantised_checkpoint_without_its_package_is_refused(
+    method: str, names: str, tmp_path: Path, without_quantisers: None
+) -> None:
     """One line that says the method and what transformers misses for it."""
-    pytest.importorskip("transformers")
-    from importlib.util import find_spec
-
-    if method == "bitsandbytes" and find_spec("bitsandbytes"):
-        pytest.skip("bitsandbytes is here: tested below")
     quantised: dict[str, Any] = {
         "quant_method": method,
         "bits": 4,

@@ -275,6 +275,10 @@ def test_metrics_and_health(server: Server, pong: str) -> None:
     assert float(samples["neverblink_step_seconds_count"]) == float(
         samples['neverblink_step_seconds_bucket{le="+Inf"}']
     )
+    server.hub.engine.last_broken = RuntimeError('no "kernel"\nfor this')
+    assert r'neverblink_packs_broken_last{reason="RuntimeError: no \"kernel\""} 1' in server.call("/metrics").decode()
+    server.hub.engine.last_broken = None
+    assert "neverblink_packs_broken_last{" not in server.call("/metrics").decode()
     assert {"status": "ready"} == server.call("/health/ready")
     server.hub.journal_error = "disk full"
     with pytest.raises(Refused, match=r"503.*disk full"):

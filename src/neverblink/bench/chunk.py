@@ -9,8 +9,6 @@ One JSON line. Process CPU time, because other work on a machine disturbs it les
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import time
 from pathlib import Path
@@ -19,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from neverblink.bench.report import publish
 from neverblink.model import Model
-from neverblink.models import stock as shared
 from neverblink.presets import streaming_vlm
 from neverblink.stream import Stream
 from neverblink.types import Caption, Chunk, Frame
@@ -68,14 +66,10 @@ def run(
     grid = wanted.time_grid if wanted else "stock"
     model = Model.from_pretrained(name, device="cpu", dtype="float32", time_grid=grid)
     adapter: Any = model.adapter
-    large = shared.LARGE_VOCABULARY
     if stock:
-        adapter.lean, shared.LARGE_VOCABULARY = False, sys.maxsize
-    try:
-        stream = model.stream(wanted.options, wanted.script) if wanted else model.stream()
-        return {"model": model.name, "stock": stock, **chunk(stream, chunks, size, fps or round(stream.options.fps))}
-    finally:
-        shared.LARGE_VOCABULARY = large
+        adapter.lean, adapter.large_vocabulary = False, sys.maxsize
+    stream = model.stream(wanted.options, wanted.script) if wanted else model.stream()
+    return {"model": model.name, "stock": stock, **chunk(stream, chunks, size, fps or round(stream.options.fps))}
 
 
 def main() -> None:
@@ -100,21 +94,8 @@ def main() -> None:
         figures["stock_wall_ms"] = stock["wall_ms"]
         figures["texts_equal"] = texts == stock["texts"]
         figures["ratio"] = round(figures["cpu_ms_per_chunk_p50"] / stock["cpu_ms_per_chunk_p50"], 4)
-    line = json.dumps(
-        {
-            "benchmark": "chunk",
-            **figures,
-            "chunks": args.chunks,
-            "size": f"{args.width}x{args.height}",
-            "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread",
-            "torch": torch.__version__,
-            "command": f"python -m neverblink.bench.chunk {' '.join(sys.argv[1:])}",
-        }
-    )
-    print(line)
-    if args.json:
-        with args.json.open("a") as file:
-            file.write(line + "\n")
+    told = {"benchmark": "chunk", **figures, "chunks": args.chunks, "size": f"{args.width}x{args.height}"}
+    publish(told, "chunk", args.json)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from neverblink.bench.report import append, markdown, pyplot
 from neverblink.errors import ConfigError, NeverblinkError
 
 # name -> arguments of `bench quality`; windows that are not named are the checkpoint's own.
@@ -87,35 +88,26 @@ def run(
             raise NeverblinkError(f"{name}: {told.stderr.strip().splitlines()[-1] if told.stderr else told.returncode}")
         return {"way": name, **json.loads(told.stdout)}
 
-    file.parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(workers) as pool:
         for line in pool.map(one, names):
-            with file.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(line) + "\n")
+            append(file, [line])
             yield line
 
 
 def table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row a run, with the first and the last fifth's event F1."""
-    head = ["way", *COLUMNS.values(), "first fifth F1", "last fifth F1", "ended"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    rows = []
     for each in runs:
         fifths = each.get("by_fifth") or [{"event_f1": None}]
-        cells = [each["way"], *(each.get(name) for name in COLUMNS), fifths[0]["event_f1"], fifths[-1]["event_f1"]]
         ended = (each.get("ended") or "").partition(":")[0]
-        lines.append("| " + " | ".join("" if cell is None else str(cell) for cell in [*cells, ended]) + " |")
-    return "\n".join(lines) + "\n"
+        ends = fifths[0]["event_f1"], fifths[-1]["event_f1"]
+        rows.append([each["way"], *(each.get(name) for name in COLUMNS), *ends, ended])
+    return markdown(["way", *COLUMNS.values(), "first fifth F1", "last fifth F1", "ended"], rows)
 
 
 def plot(runs: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Quality against cost, one point a run, and event F1 along the stream, one line a run."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ConfigError("plots need matplotlib: pip install 'neverblink[bench]'") from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot("the plot")
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
     for i, each in enumerate(runs):
         colour, style = f"C{i % 10}", "-" if i < 10 else "--"
@@ -144,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own, rest = parser.parse_known_args(arguments)
     file = own.out / f"{own.sport}.jsonl"
     try:
+        pyplot("the plot")
         names = missing(own.ways, file)
         for n, line in enumerate(run(names, ["--sport", own.sport, *rest], file, own.workers), 1):
             print(f"{n} of {len(names)}: {line['way']}: event F1 {line['event_f1']}", file=sys.stderr, flush=True)

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from neverblink.bench.compare import missing, read, run
-from neverblink.errors import ConfigError, NeverblinkError
+from neverblink.bench.report import append, markdown, pyplot
+from neverblink.errors import NeverblinkError
 
 PLAIN = "everything"
 # name -> arguments of `bench quality`. Groups: the plain ways to spend less first.
@@ -115,25 +116,17 @@ def table(runs: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row a way, with its distance to the plain path's event F1; the Pareto front is marked."""
     runs, marked = with_shares(runs), front(runs)
     whole = next((each["event_f1"] for each in runs if each["way"] == PLAIN), None)
-    head = ["way", *COLUMNS.values(), "F1 points lost", "front"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    rows = []
     for each in runs:
-        cells = [each["way"], *(each.get(name) for name in COLUMNS)]
         lost = None if whole is None else round(100 * (whole - each["event_f1"]), 2)
-        cells += [lost, "*" if each["way"] in marked else ""]
-        lines.append("| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+        front_mark = "*" if each["way"] in marked else ""
+        rows.append([each["way"], *(each.get(name) for name in COLUMNS), lost, front_mark])
+    return markdown(["way", *COLUMNS.values(), "F1 points lost", "front"], rows)
 
 
 def plot(runs: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Quality over visual tokens and over CPU time, a point a way, with the Pareto front of the first."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ConfigError("plots need matplotlib: pip install 'neverblink[bench]'") from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot("the plot")
     figure, axes = plt.subplots(1, 2, figsize=(14, 6), layout="constrained", sharey=True)
     names = ("vision_tokens_per_second", "chunk_ms")
     for axis, name in zip(axes, names, strict=True):
@@ -186,17 +179,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _write(file: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Print each line as it comes, and add it to a file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     for line in lines:
         print(json.dumps(line), flush=True)
-        with file.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(line) + "\n")
+        append(file, [line])
 
 
 def _streams(own: argparse.Namespace, rest: Sequence[str]) -> int:
     from neverblink.football.matches import FPS
     from neverblink.model import Model
 
+    pyplot("the plot")
     model = Model.from_pretrained(own.model, device="cpu")
     pixels: Any = model.adapter.pixels  # type: ignore[attr-defined]
     # A recorded match is watched at its own rate where that is below the model's.

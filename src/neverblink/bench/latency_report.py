@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neverblink.errors import MissingExtra
+from neverblink.bench.report import pyplot
 
 COLUMNS = {
     "strategy": "strategy",
@@ -61,30 +61,13 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def check_plot() -> None:
-    """Say before a long run, not behind it, that it could not be drawn.
-
-    Raises:
-        MissingExtra: matplotlib is not there.
-    """
-    try:
-        import matplotlib  # noqa: F401  only looked for
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "bench", "--plot") from error
-
-
 def plot(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Latency of a spoken token, of a decode step and bytes of the KV cache over the seconds of the video.
 
     Raises:
         MissingExtra: matplotlib is not there.
     """
-    check_plot()
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot("--plot")
     panels = {
         "ms_per_spoken_token": ("ms of the whole chunk for a token said", 1.0, "log"),
         "cpu_ms_per_spoken_token": ("the same in CPU time of the process", 1.0, "log"),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from neverblink.bench.report import publish
 
 
 def realtime(video: Path, fps: float, model: str, threads: int, pipeline: bool = False) -> dict[str, Any]:
@@ -76,12 +77,7 @@ def main() -> None:
             video = Path(folder) / "pong-60s.mp4"
             write_mp4("pong", 1_000_007, 60, video, Path(folder) / "truth.jsonl", fps=round(args.fps))
         figures = realtime(video, args.fps, args.model, args.threads, args.pipeline)
-    figures |= {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "command": " ".join(sys.argv)}
-    line = json.dumps(figures)
-    print(line)
-    if args.json:
-        with args.json.open("a") as file:
-            file.write(line + "\n")
+    publish({**figures, "cores": os.cpu_count()}, "realtime", args.json)
 
 
 if __name__ == "__main__":

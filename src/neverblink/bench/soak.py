@@ -13,8 +13,6 @@ a run early and tells what it has seen so far.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import tempfile
 import time
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from neverblink.bench.report import publish
 from neverblink.decoding.speak import SpeakOptions
 from neverblink.kv.policies import make_policy
 from neverblink.model import Model
@@ -131,18 +130,7 @@ def main() -> None:
         model = Model.from_pretrained(name, device=args.device)
         options = {"sink_tokens": 64, "text_window": 64, "vision_seconds": 16.0} if args.policy == "streaming" else {}
         figures = soak(model, args.chunks, args.policy, options, edge=args.edge, start=args.start)
-    figures |= {
-        "model": args.model,
-        "device": args.device,
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread",
-        "torch": torch.__version__,
-        "command": f"python -m neverblink.bench.soak {' '.join(sys.argv[1:])}",
-    }
-    line = json.dumps(figures)
-    print(line)
-    if args.json:
-        with args.json.open("a") as file:
-            file.write(line + "\n")
+    publish({**figures, "model": args.model, "device": args.device}, "soak", args.json)
 
 
 if __name__ == "__main__":

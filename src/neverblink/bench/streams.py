@@ -10,10 +10,7 @@ others are in the middle of theirs. Prints one JSON line.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import random
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,6 +20,7 @@ from typing import Any
 
 import torch
 
+from neverblink.bench.report import publish
 from neverblink.engine import Engine
 from neverblink.model import Model
 from neverblink.options import StreamOptions
@@ -94,9 +92,7 @@ def streams(model: Model, count: int, seconds: int, questions: int, game: str = 
         "seconds": seconds,
         "fps": options.fps,
         "ratio": round(wall["packed"] / wall["solo"], 4),
-        "ratio_cpu": round(
-            cpu["packed"] / cpu["solo"], 4
-        ),  # of processor time: what others do on the machine is not in
+        "ratio_cpu": round(cpu["packed"] / cpu["solo"], 4),  # what others do on the machine is in the other one
         "ms_per_stream_second_solo": round(wall["solo"] / each * 1e3, 3),
         "ms_per_stream_second_packed": round(wall["packed"] / each * 1e3, 3),
         "cpu_ms_per_stream_second_solo": round(cpu["solo"] / each * 1e3, 3),
@@ -143,17 +139,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = Model.from_pretrained(args.model, device=args.device)
     figures = streams(model, args.streams, args.seconds, args.questions, args.game)
-    figures |= {
-        "device": model.device,
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread",
-        "torch": torch.__version__,
-        "command": f"python -m neverblink.bench.streams {' '.join(sys.argv[1:])}",
-    }
-    line = json.dumps(figures)
-    print(line)
-    if args.json:
-        with args.json.open("a") as file:
-            file.write(line + "\n")
+    publish({**figures, "device": model.device}, "streams", args.json)
 
 
 if __name__ == "__main__":

@@ -178,24 +178,9 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
 
         captions = model.watch(
             name,
-            fps=options.fps,
-            policy=options.policy,
-            positions=options.positions,
-            seconds=options.seconds,
+            **_how(options),
             realtime=_in_real_time(name, options),
-            start=options.start,
-            end=options.end,
-            seed=options.seed,
-            max_tokens_per_second=options.max_tokens_per_second,
-            temperature=options.temperature,
-            query=options.query,
-            questions=options.questions(),
             on_event=note,
-            policy_options=options.policy_options(),
-            pipeline=options.pipeline,
-            gate=options.gate,
-            encoder_cache=options.encoder_cache,
-            compress=options.compress,
             **({} if journal is None else {"on_chunk": lambda chunk: journal.see(chunk.frames[-1].pixels)}),
         )
         stack.enter_context(closing(captions))  # closes the source, however this ends
@@ -253,24 +238,9 @@ def run_many(names: list[str], options: WatchOptions, *, quiet: bool = False) ->
             max_streams=options.slots(),
             overload=options.overload,
             on_memory=tell,
-            fps=options.fps,
-            policy=options.policy,
-            positions=options.positions,
-            seconds=options.seconds,
+            **_how(options),
             realtime={n: _in_real_time(name, options) for n, name in ids.items()},
-            start=options.start,
-            end=options.end,
-            seed=options.seed,
-            max_tokens_per_second=options.max_tokens_per_second,
-            temperature=options.temperature,
-            query=options.query,
-            questions=options.questions(),
             on_event=note,
-            policy_options=options.policy_options(),
-            pipeline=options.pipeline,
-            gate=options.gate,
-            encoder_cache=options.encoder_cache,
-            compress=options.compress,
             **({} if journal is None else {"on_chunk": look}),
         )
         stack.enter_context(closing(results))
@@ -298,6 +268,14 @@ def _numbered(options: WatchOptions, number: str) -> WatchOptions:
         return None if path is None else str(Path(path).with_stem(f"{Path(path).stem}-{number}"))
 
     return replace(options, vtt=own(options.vtt), srt=own(options.srt), jsonl=None, journal=None)
+
+
+def _how(options: WatchOptions) -> dict[str, Any]:
+    """What `Model.watch` and `Model.watch_many` are given alike."""
+    memory = ("policy", "positions", "pipeline", "gate", "encoder_cache", "compress")
+    speech = ("fps", "seconds", "start", "end", "seed", "max_tokens_per_second", "temperature", "query")
+    own = {name: getattr(options, name) for name in (*memory, *speech)}
+    return own | {"questions": options.questions(), "policy_options": options.policy_options()}
 
 
 def _in_real_time(name: str, options: WatchOptions) -> bool:

@@ -70,6 +70,7 @@ class Engine:
         self._looking: list[tuple[Member, tuple[Frame, ...]]] = []
         self._thread = ThreadPoolExecutor(1, "neverblink tower") if pipeline else None
         self.packs_broken = 0  # packed calls that failed, and whose requests were then answered one by one
+        self.last_broken: Exception | None = None  # why the latest of them did
 
     def add(
         self,
@@ -264,8 +265,10 @@ class Engine:
         if self.packed and requests:
             try:
                 return pack(requests)
-            except Exception:
-                self.packs_broken += 1
+            except Exception as error:
+                # Any kind: models and devices raise what they like, and most often it is for one stream's sake. That
+                # one fails again alone below, with its own error; the others go on. What only packing breaks is kept.
+                self.packs_broken, self.last_broken = self.packs_broken + 1, error.with_traceback(None)
         return [self._alone(request) for request in requests]
 
     def _alone(self, request: Look | Feed) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -46,13 +47,13 @@ class SquareAdapter(StockAdapter):
         return side
 
     @staticmethod
+    @abstractmethod
     def tokens_of(config: Any, side: int) -> int:
         """Tokens of one square."""
-        raise NotImplementedError
 
+    @abstractmethod
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """Squares [n, 3, side, side] to embeddings [n, tokens, hidden]."""
-        raise NotImplementedError
 
     def encode_packed(self, looks: Sequence[Look]) -> list[VisionBlock]:
         stacks = [squares(look.frames, self.pixels, self.device) for look in looks]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from neverblink.types import QWEN, Marks, Part
 
 # Frequencies that do not depend on how long a sequence is: a key that was baked anywhere can be turned anywhere.
 STEADY_ROPES = ("default", "mrope", "linear", "yarn", "llama3")
-LARGE_VOCABULARY = 16_384  # words; below, the logits are the smaller part of a token
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Checkpoint:
         return tuned.merge_and_unload(safe_merge=True)
 
 
-class StockAdapter:
+class StockAdapter(ABC):
     """The part of an adapter that does not depend on how a family sees: subclasses say how pictures become embeddings.
 
     Args:
@@ -142,6 +142,7 @@ class StockAdapter:
     refused_policies: ClassVar[Mapping[str, str]] = {}
     recurrent: frozenset[int] = frozenset()
     takes: frozenset[str] = frozenset()  # see `models.base.Sparing`
+    large_vocabulary = 16_384  # words; below, the logits are the smaller part of a token, and all are computed
 
     def __init__(self, model: Any, tokenizer: Any, name: str = ""):
         self.model, self.tokenizer, self.name = model, tokenizer, name
@@ -206,11 +207,13 @@ class StockAdapter:
     def encode(self, frames: Sequence[np.ndarray], fps: float) -> VisionBlock:
         return self.encode_packed([Look(frames, fps)])[0]
 
+    @abstractmethod
     def encode_packed(self, looks: Sequence[Look]) -> list[VisionBlock]:
-        raise NotImplementedError
+        """See `models.base.Adapter`."""
 
+    @abstractmethod
     def max_vision_tokens(self, frames: int) -> int:
-        raise NotImplementedError
+        """See `models.base.Adapter`."""
 
     def max_parts(self, frames: int) -> tuple[Part, ...]:
         return (Part(self.max_vision_tokens(frames)),)
@@ -265,7 +268,7 @@ class StockAdapter:
     def best(self, hidden: torch.Tensor, greedy: Greedy) -> int | None:
         """See `models.base.Adapter`; worth its while for a large vocabulary in float32 on a CPU."""
         weight = self._head.weight
-        if weight.device.type != "cpu" or weight.dtype != torch.float32 or len(weight) < LARGE_VOCABULARY:
+        if weight.device.type != "cpu" or weight.dtype != torch.float32 or len(weight) < self.large_vocabulary:
             return None
         if self._head.bias is not None:
             return None

@@ -44,6 +44,7 @@ def text(hub: Hub, refused: int) -> str:
         *histogram("step_seconds", "Wall seconds of one step of a stream.", hub.latencies),
         *histogram("answer_first_token_seconds", "From a question to the first token of its answer.", hub.ttfts),
         *metric("packs_broken_total", "counter", "Packed calls that failed.", [({}, hub.engine.packs_broken)]),
+        *metric("packs_broken_last", "gauge", "Why the latest of them did.", reasons(hub.engine.last_broken)),
         *metric("sse_clients", "gauge", "Listeners.", [({}, hub.feed.clients)]),
         *metric("sse_clients_cut_total", "counter", "Listeners that read too slowly.", [({}, hub.feed.cut)]),
         *metric("journal_bytes", "gauge", "Size of the journal.", [({}, hub.journal.nbytes)]),
@@ -72,5 +73,16 @@ def histogram(name: str, help: str, values: Histogram) -> list[str]:
     return [*lines, f"neverblink_{name}_sum {values.sum:g}", f"neverblink_{name}_count {total}"]
 
 
+def reasons(error: Exception | None) -> list[tuple[Labels, float]]:
+    """The first line of an error as a label; nothing where there was none."""
+    if error is None:
+        return []
+    return [({"reason": f"{type(error).__name__}: {error}".splitlines()[0][:200]}, 1.0)]
+
+
 def labels(of: Labels) -> str:
-    return "{" + ",".join(f'{name}="{value}"' for name, value in of.items()) + "}" if of else ""
+    return "{" + ",".join(f'{name}="{escaped(value)}"' for name, value in of.items()) + "}" if of else ""
+
+
+def escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

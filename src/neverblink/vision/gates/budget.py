@@ -6,6 +6,7 @@ be kept may overdraw it, which later glances pay back.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from neverblink.vision.gates.thumbs import likeness, thumbs
 
 
 @dataclass(frozen=True)
-class _Budgeted:
+class _Budgeted(ABC):
     """What both have in common; `_full` says whether a glance is to be told in full, `_seen` what it is compared with.
 
     Args:
@@ -62,8 +63,9 @@ class _Budgeted:
 
     size: ClassVar[tuple[int, int]] = (64, 64)
 
+    @abstractmethod
     def _full(self, small: torch.Tensor, slow: torch.Tensor) -> bool:
-        raise NotImplementedError
+        """Whether thumbs [frames, h, w] differ enough from the one [h, w] of the last glance that was told in full."""
 
     def _level(self, time: float, state: State) -> float | None:
         if not self.tokens_per_second:
