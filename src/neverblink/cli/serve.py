@@ -16,7 +16,7 @@ from neverblink.errors import ConfigError, MissingExtra
 if TYPE_CHECKING:
     from neverblink.outputs.base import Output
     from neverblink.server.options import ServeOptions
-    from neverblink.server.sessions import Spec
+    from neverblink.server.spec import Spec
 
 KEY = "NEVERBLINK_API_KEY"
 SPEC = "NAME[:OPTION=VALUE,...]"
@@ -187,7 +187,7 @@ def parts() -> Any:
     from neverblink.server.app import make_app
     from neverblink.server.options import ServeOptions
     from neverblink.server.run import Serving, config_of
-    from neverblink.server.sessions import Spec
+    from neverblink.server.spec import Spec
 
     found = {"make_app": make_app, "ServeOptions": ServeOptions, "Spec": Spec}
     return SimpleNamespace(**found, Serving=Serving, config_of=config_of)

@@ -13,7 +13,7 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,13 +24,14 @@ from neverblink.model import Model
 from neverblink.options import StreamOptions
 from neverblink.outputs.base import Output
 from neverblink.script import Script
-from neverblink.server.alerts import Rule
 from neverblink.server.feed import Feed
 from neverblink.server.guard import public_addresses
 from neverblink.server.hooks import Hooks
 from neverblink.server.options import ServeOptions
 from neverblink.server.problems import Problem
-from neverblink.server.sessions import Session, Spec, Talk
+from neverblink.server.sessions import Session
+from neverblink.server.spec import Spec, spec_of
+from neverblink.server.talks import Talk
 from neverblink.server.worker import Worker
 from neverblink.sources import kind_of
 
@@ -289,13 +290,6 @@ class Hub:
         if self.closing:
             found.append("the server shuts down")
         return found
-
-
-def spec_of(about: dict[str, Any]) -> Spec:
-    """A stream as the journal remembers it."""
-    known = {f.name for f in fields(Spec)}
-    values = {name: value for name, value in about.items() if name in known}
-    return Spec(**{**values, "alerts": tuple(Rule(**rule) for rule in values.get("alerts", ()))})
 
 
 def memory_bytes() -> int:
