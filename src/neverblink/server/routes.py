@@ -105,7 +105,7 @@ async def upload(request: Request) -> dict[str, Any]:
     """Send a video file as the body; its id is then a source: `upload:ID`."""
     hub = hub_of(request)
     number, most = secrets.token_hex(8), int(hub.options.max_upload_mb * 2**20)
-    path, size = hub.folder / "uploads" / number, 0
+    path, size = hub.folder / "uploads" / f"{number}.part", 0
     try:
         with path.open("wb") as file:
             async for part in request.stream():
@@ -115,6 +115,7 @@ async def upload(request: Request) -> dict[str, Any]:
                 await asyncio.to_thread(file.write, part)
         if not size:
             raise Problem(400, "the body is empty; send the file as it is")
+        path.rename(path.with_suffix(""))
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -337,12 +338,12 @@ async def add_alert(request: Request, stream_id: str, wanted: AlertIn) -> dict[s
         session.remember()
 
     await hub.call(put)
-    return rule.as_json()
+    return rule.shown()
 
 
 @router.get("/v1/streams/{stream_id}/alerts", tags=["alerts"])
 async def list_alerts(request: Request, stream_id: str) -> dict[str, Any]:
-    return {"alerts": [watch.rule.as_json() for watch in session_of(request, stream_id).watches.values()]}
+    return {"alerts": [watch.rule.shown() for watch in session_of(request, stream_id).watches.values()]}
 
 
 @router.delete("/v1/streams/{stream_id}/alerts/{alert_id}", status_code=204, tags=["alerts"])

@@ -159,7 +159,7 @@ class Session:
             "kv_budget": self.stream.budget if self.stream else 0,
             "latency_ms": round(caption.latency * 1000, 3) if caption else 0.0,
             "last_caption": caption.text if caption else "",
-            "alerts": [watch.rule.as_json() for watch in self.watches.values()],
+            "alerts": [watch.rule.shown() for watch in self.watches.values()],
         }
 
     # -- its life: on the engine's thread, but for `_read` ------------------------------------------------------------
@@ -210,7 +210,11 @@ class Session:
         """Write down what it takes to go on after a restart."""
         alerts = [watch.rule.as_json() for watch in self.watches.values()]
         about = {**asdict(self.spec), "alerts": alerts, "state": self.state, "open": 1, "seen": time.time()}
-        self.hub.journal.put_stream(StreamRecord(self.id, self.created, {**about, **otherwise}))
+        try:
+            shown = self.hub.vault.hide(self.id, {**about, **otherwise})
+            self.hub.journal.put_stream(StreamRecord(self.id, self.created, shown))
+        except (OSError, sqlite3.Error) as error:
+            self._not_kept(error)
 
     def save(self) -> None:
         """Snapshot; only between two turns."""
@@ -403,7 +407,7 @@ class Session:
     def _note(self, kind: EventType, text: str, at: float | None = None) -> None:
         """Something happened at a media second; now where none is given."""
         second = at if at is not None else self.caption.end if self.caption else self._begun
-        self._keep(self.recorder.note(kind, text, second))
+        self._keep(self.recorder.note(kind, text if kind == "question" else redact(text), second))
 
     def _keep(self, event: Event) -> Entry:
         """Into the journal first, then to everybody."""
@@ -417,14 +421,18 @@ class Session:
         try:
             row = self.hub.journal.add(event, picture)
             self.hub.journal_error = ""
-        except sqlite3.Error as error:  # told by /health/ready and counted; the stream goes on
-            self.hub.journal_error = f"{self.hub.journal.path}: {error}"
-            self.hub.journal_failures += 1
+        except sqlite3.Error as error:
+            self._not_kept(error)
         entry = Entry(row, event, picture is not None)
         if row:
             self.hub.feed.publish(entry)
         self.outputs.write(event)
         return entry
+
+    def _not_kept(self, error: Exception) -> None:
+        """Something could not be written: told by /health/ready and counted; the stream goes on."""
+        self.hub.journal_error = f"{self.hub.journal.path}: {error}"
+        self.hub.journal_failures += 1
 
     def _fail_asked(self, error: BaseException) -> None:
         for asked in self._asked:

@@ -32,7 +32,7 @@ class Spec:
     @property
     def shown(self) -> str:
         """A name for people, without secrets."""
-        return self.name or redact(self.source)
+        return redact(self.name or self.source)
 
 
 def spec_of(about: dict[str, Any]) -> Spec:
