@@ -2,7 +2,7 @@
 
 import sys
 
-from neverblink.cli import main
+from neverblink.cli import run
 
 if __name__ == "__main__":  # the decoder child may be spawned, and then imports this file
-    sys.exit(main())
+    sys.exit(run())

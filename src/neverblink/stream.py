@@ -25,7 +25,7 @@ from neverblink.kv.policies import check_room, make_policy
 from neverblink.kv.relocate import relocate
 from neverblink.kv.table import Rows, Table
 from neverblink.kv.undo import undone_on_error
-from neverblink.models.base import Adapter, Feed, Greedy, Reply, Steps, VisionBlock, drive
+from neverblink.models.base import Adapter, Feed, Greedy, Reply, Steps, VisionBlock, attempt, drive
 from neverblink.options import StreamOptions
 from neverblink.script import Script
 from neverblink.types import Caption, Chunk, Kind, Piece, WhyStopped
@@ -72,7 +72,8 @@ class Stream:
         """Watch one chunk and say what happens in it.
 
         Args:
-            question: answered after the commentary, from what the stream holds; leaves no trace in the stream...
+            question: answered after the commentary, from what the stream holds (where that fails, the caption says
+                why); leaves no trace in the stream...
             remember: ...unless this is set. seen: the chunk's pictures, where they were encoded ahead.
 
         Raises:
@@ -102,15 +103,15 @@ class Stream:
                 most = self.options.most_tokens(chunk.seconds)
                 said, why = yield from self._speak(logits, most, chunk.end, self.turn)
         self.turn, self.end, self.seen = self.turn + 1, chunk.end, vision.state
-        answer = None
+        answer = unanswered = None
         if question is not None:
             with timed(seconds, "answer"):
-                answer = yield from self.answer_steps(question, remember=remember)
+                answer, unanswered = yield from attempt(self.answer_steps(question, remember=remember))
         text = self.script.text_of(said)
         why = "silence" if not text and why == "end" else why
         numbers = (len(said), self.table.n, len(chunk.frames), chunk.dropped, seconds)
         told = (question, answer, self.budget, vision.frames_skipped, vision.tokens)
-        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, *told)
+        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, *told, unanswered=unanswered)
 
     def answer_steps(self, question: str, *, remember: bool = False) -> Steps[str]:
         """`ask` as steps."""

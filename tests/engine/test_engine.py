@@ -215,6 +215,30 @@ def test_a_stream_that_fails_ends_alone(fault: str, how: dict[str, bool]) -> Non
         assert_same(alone(index, seconds), lives[index])
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "plain"])
+def test_a_question_that_fails_costs_its_answer_only(packed: bool) -> None:
+    """The second it came with is told, and its stream and those beside it go on as if nobody had asked."""
+    adapter = Faulty(model().adapter)
+    engine = make_engine(2, adapter=adapter, packed=packed)
+    lives = {index: join(engine, index) for index in range(2)}
+    for index in range(2):
+        engine.submit(str(index), chunk_of(index, 0), "What now?" if index == 1 else question_of(index, 0))
+    while not lives[1].stream.turn:
+        advance(engine, lives)
+    adapter.bad_slots = {lives[1].stream.slot}
+    while len(lives[1].said) < 1:
+        advance(engine, lives)
+    adapter.bad_slots = set()
+    run(engine, lives)
+    assert ["0", "1"] == engine.stream_ids
+    assert (None, None) == (question_of(1, 0), lives[1].said[0][-1]), "its twin is asked nothing"
+    for second in range(1, 3):
+        play(engine, lives, second)
+    run(engine, lives)
+    for index in range(2):
+        assert_same(alone(index, range(3)), lives[index])
+
+
 def test_a_refused_call_touches_nobody() -> None:
     engine = make_engine(2)
     lives = {0: join(engine, 0)}

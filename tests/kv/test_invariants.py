@@ -182,6 +182,34 @@ def test_a_failed_forward_leaves_nothing_behind(plot: Plot, data: st.DataObject)
 
 
 @QUICK
+@given(plot=plots(), data=st.data())
+def test_a_failed_question_costs_only_its_answer(plot: Plot, data: st.DataObject) -> None:
+    """Its second was told before, and stands; the stream is as if nobody had asked, whatever was to be remembered."""
+    at = data.draw(st.integers(0, len(plot.seconds) - 1))
+
+    def with_question(question: str | None) -> Plot:
+        asked = replace(plot.seconds[at], question=question, remember=data.draw(st.booleans()))
+        return replace(plot, seconds=(*plot.seconds[:at], asked, *plot.seconds[at + 1 :]))
+
+    healthy, watched, forced = make_stream(with_question(None))
+    expected = play(plot, healthy, forced, 0, at)
+    before = watched.feeds
+    expected += play(with_question(None), healthy, forced, at, at + 1)
+    fed = watched.feeds - before
+    expected += play(plot, healthy, forced, at + 1)
+    stream, watched, forced = make_stream(plot)
+    actual = play(plot, stream, forced, 0, at)
+    watched.fail_in = fed + data.draw(st.integers(1, 2))
+    actual += play(with_question("What now?"), stream, forced, at, at + 1)
+    assume(not watched.fail_in)  # otherwise the answer was shorter than that
+    actual += play(plot, stream, forced, at + 1)
+    assert [c.text for c in expected] == [c.text for c in actual]
+    assert (None, True) == (actual[at].answer, "Gone" in (actual[at].unanswered or ""))
+    assert [at] == [i for i, c in enumerate(actual) if c.unanswered is not None]
+    assert_same(state(healthy), state(stream))
+
+
+@QUICK
 @given(plot=plots(), seed=st.integers(0, 99))
 def test_a_question_leaves_no_trace(plot: Plot, seed: int) -> None:
     """Invariant 7: rows, positions, random numbers and the bits of every held key and value are as before."""

@@ -69,11 +69,13 @@ class Watched:
         self.native = False
         self.worst = 0.0
         self.fail_in = 0  # feeds until one fails; 0: none does
+        self.feeds = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._adapter, name)
 
     def forward(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
+        self.feeds += 1
         hidden = self._adapter.forward(embeds, positions, cache)
         if self.fail_in:
             self.fail_in -= 1

@@ -92,6 +92,12 @@ def test_an_answer_follows_its_caption(tmp_path: Path) -> None:
     assert vtt_texts_of(tmp_path, caption) == ["a", "Left."]
 
 
+def test_a_question_that_failed_is_told_behind_its_caption() -> None:
+    events = Recorder("scripted").caption(make_caption(4, "a", question="Who leads?", unanswered="Gone: x"))
+    expected = [("caption", "a", 5.0), ("question", "Who leads?", 5.0), ("error", "no answer: Gone: x", 5.0)]
+    assert expected == [(e.type, e.text, e.t_end) for e in events]
+
+
 def vtt_texts_of(folder: Path, *captions: object) -> list[str]:
     written(Vtt, folder / "a.vtt", *captions)
     return vtt_texts(folder / "a.vtt")

@@ -9,8 +9,8 @@ import pytest
 from neverblink.errors import ConfigError
 from neverblink.memory.journal import Journal
 from neverblink.server.alerts import Rule
-from neverblink.server.hub import Hub, spec_of
-from neverblink.server.sessions import Spec
+from neverblink.server.hub import Hub
+from neverblink.server.spec import Spec, spec_of
 from tests.server.running import OPTIONS, Process, Server, call, wait_for
 
 

@@ -8,14 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 from neverblink import __version__
-from neverblink.cli import bench, data, doctor, journal, models, serve, train, watch
+from neverblink.cli import bench, data, doctor, drill, journal, models, serve, train, watch
 from neverblink.errors import NeverblinkError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ app.command("train")(train.train)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
+app.command("drill")(drill.drill)
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,26 +55,42 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give the exit status: 0 done or stopped by the user, 2 refused, 1 a fault of ours."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    with _stopped_by_signals() as stopped:
+        return _run(list(sys.argv[1:] if arguments is None else arguments) or ["--help"], stopped)
+
+
+def run() -> int:
+    """`main` of a process of its own. A stream that a signal has stopped ends it at once: by then everything is closed,
+    and Python would take more than a second to tear a model down."""
+    with _stopped_by_signals() as stopped:
+        status = _run(sys.argv[1:] or ["--help"], stopped)
+        if stopped and sys.argv[1:2] in (["watch"], ["serve"]):
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):  # nobody reads it any more
+                    stream.flush()
+            os._exit(status)
+        return status
+
+
+def _run(arguments: list[str], stopped: list[float]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 must not end a stream
-    with _stopped_by_signals():
-        try:
-            result: Any = app(arguments, standalone_mode=False)
-            return result if isinstance(result, int) else 0
-        except NeverblinkError as error:
-            return _fail(str(error), 2, error, arguments)
-        except KeyboardInterrupt:
+    try:
+        result: Any = app(arguments, standalone_mode=False)
+        return result if isinstance(result, int) and not stopped else 0  # typer makes 130 of a Ctrl-C
+    except NeverblinkError as error:
+        return _fail(str(error), 2, error, arguments)
+    except KeyboardInterrupt:
+        return 0
+    except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # what typer makes of Ctrl-C
             return 0
-        except Exception as error:
-            if isinstance(error.__cause__, KeyboardInterrupt):  # what typer makes of Ctrl-C
-                return 0
-            usage = getattr(error, "format_message", None)  # typer's own errors: an unknown option ...
-            if usage is not None:
-                return _fail(f"{usage()} (see neverblink --help)", 2, error, arguments)
-            hint = "" if "--debug" in arguments else "; run with --debug to see where"
-            return _fail(f"unexpected {type(error).__name__}: {error}{hint}", 1, error, arguments)
+        usage = getattr(error, "format_message", None)  # typer's own errors: an unknown option ...
+        if usage is not None:
+            return _fail(f"{usage()} (see neverblink --help)", 2, error, arguments)
+        hint = "" if "--debug" in arguments else "; run with --debug to see where"
+        return _fail(f"unexpected {type(error).__name__}: {error}{hint}", 1, error, arguments)
 
 
 def _fail(message: str, status: int, error: BaseException, arguments: Sequence[str]) -> int:
@@ -89,8 +106,9 @@ def _fail(message: str, status: int, error: BaseException, arguments: Sequence[s
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and Ctrl-C both unwind the stack, which closes every file; an impatient second one ends at once."""
+def _stopped_by_signals() -> Iterator[list[float]]:
+    """SIGTERM and Ctrl-C both unwind the stack, which closes every file; an impatient second one ends at once. Gives a
+    list that is empty until one comes."""
     first: list[float] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -102,12 +120,12 @@ def _stopped_by_signals() -> Iterator[None]:
             os._exit(130)
 
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may take signals; here somebody else stops us
+        yield first  # only the main thread may take signals; here somebody else stops us
         return
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, stop) for number in numbers]
     try:
-        yield
+        yield first
     finally:
         for number, handler in zip(numbers, before, strict=True):
             # Once stopped, nothing may turn the status 0 of an orderly end into a death by signal.

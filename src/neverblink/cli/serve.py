@@ -16,9 +16,10 @@ from neverblink.errors import ConfigError, MissingExtra
 if TYPE_CHECKING:
     from neverblink.outputs.base import Output
     from neverblink.server.options import ServeOptions
-    from neverblink.server.sessions import Spec
+    from neverblink.server.spec import Spec
 
 KEY = "NEVERBLINK_API_KEY"
+FILES = 65536  # that may be open at once, where the system allows it
 SPEC = "NAME[:OPTION=VALUE,...]"
 
 
@@ -126,6 +127,7 @@ def run(
         outputs: where the events of the streams that are begun go too. on_over: called when one of those is over.
     """
     server = parts()
+    _open_many_files()
     listening = _listen(options, or_any=any_port)
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host
@@ -147,6 +149,18 @@ def run(
 
     app = server.make_app(model, options, stream_options, begin=() if outputs else begin, on_ready=on_ready)
     server.Serving(server.config_of(app)).run(sockets=[listening])
+
+
+def _open_many_files() -> None:
+    """A listener is a file; the usual limit of 1,024 would refuse the thousandth, and the journal's next one."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _listen(options: ServeOptions, *, or_any: bool = False) -> socket.socket:
@@ -187,7 +201,7 @@ def parts() -> Any:
     from neverblink.server.app import make_app
     from neverblink.server.options import ServeOptions
     from neverblink.server.run import Serving, config_of
-    from neverblink.server.sessions import Spec
+    from neverblink.server.spec import Spec
 
     found = {"make_app": make_app, "ServeOptions": ServeOptions, "Spec": Spec}
     return SimpleNamespace(**found, Serving=Serving, config_of=config_of)

@@ -192,15 +192,22 @@ def replies(adapter: Adapter, feeds: Sequence[Feed], hidden: torch.Tensor) -> li
 
 def drive(adapter: Adapter, steps: Steps[R]) -> R:
     """Run one stream's steps alone; gives their result. A failure of the model is raised within the steps."""
-    reply: Any = None
+    go, reply = steps.send, None
     while True:
         try:
-            request = steps.send(reply)
+            request = go(reply)
         except StopIteration as done:
             result: R = done.value
             return result
         try:
-            reply = answer(adapter, request)
+            go, reply = steps.send, answer(adapter, request)
         except BaseException as error:
-            steps.throw(error)  # undoes the turn, and raises it again
-            raise
+            go, reply = steps.throw, error  # undoes the turn, and comes back unless it was an `attempt`
+
+
+def attempt(steps: Steps[R]) -> Steps[tuple[R | None, str | None]]:
+    """Steps that must not take with them what was done before: their result, or in one line why there is none."""
+    try:
+        return (yield from steps), None
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"

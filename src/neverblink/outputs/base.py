@@ -66,7 +66,8 @@ class Recorder:
         self._seq = first  # of the next event; a stream that goes on after a restart goes on counting
 
     def caption(self, caption: Caption) -> list[Event]:
-        """A caption or silence event and, when a question was asked with this chunk, it and its answer behind."""
+        """A caption or silence event and, when a question was asked with this chunk, it and its answer (or why there is
+        none) behind."""
         said = self._event(
             "silence" if caption.silent else "caption",
             "" if caption.silent else caption.text,
@@ -79,9 +80,11 @@ class Recorder:
             frames_dropped=caption.frames_dropped,
             frames_skipped=caption.frames_skipped,
         )
-        if caption.answer is None:
+        if caption.question is None:
             return [said]
-        question = self._event("question", caption.question or "", caption.start, caption.end)
+        question = self._event("question", caption.question, caption.start, caption.end)
+        if caption.answer is None:
+            return [said, question, self.note("error", f"no answer: {caption.unanswered}", caption.end)]
         return [said, question, self.answer(caption.answer, caption, caption.seconds.get("answer", 0.0))]
 
     def answer(self, text: str, at: Caption, seconds: float) -> Event:

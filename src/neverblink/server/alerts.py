@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from neverblink.errors import ConfigError
+from neverblink.sources import redact
 
 MOST_TEXT = 500  # characters of a caption that a pattern looks at
 MOST_STARS = 3
@@ -35,6 +36,10 @@ class Rule:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def shown(self) -> dict[str, Any]:
+        """What the API tells of it."""
+        return {**asdict(self), "webhook": redact(self.webhook) if self.webhook else None}
 
     @property
     def name(self) -> str:

@@ -19,7 +19,9 @@ from neverblink.server.hub import Hub
 from neverblink.server.media import Viewer, stream_of
 from neverblink.server.problems import Problem
 from neverblink.server.saying import Answering
+from neverblink.server.sessions import Session
 from neverblink.server.sse import EventStream
+from neverblink.server.talks import Talk
 
 router = APIRouter(tags=["openai"])
 
@@ -88,30 +90,27 @@ async def completions(request: Request, wanted: ChatIn) -> Response:
     answering = Answering(asked.question)
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     if asked.stream_id is not None:
-        session = hub.get(asked.stream_id)
-        await hub.call(lambda: session.ask(answering))
-        held = session.stream
+        asking: Session | Talk = hub.get(asked.stream_id)
 
         async def leave() -> None:
             """The stream stays."""
     else:
         if not asked.media:
             raise Problem(400, "there is nothing to look at; add an image_url, a video_url, or stream://ID")
-        talk = await hub.talk()
+        asking = talk = await hub.talk()
 
         async def leave() -> None:
             await asyncio.shield(hub.call(talk.leave))  # a client that goes now must not keep the place taken
 
-        try:
-            viewer = Viewer(hub, talk)
+    try:
+        if isinstance(asking, Talk):
+            viewer = Viewer(hub, asking)
             for kind, url in asked.media:
                 await (viewer.picture(url) if kind == "image_url" else viewer.video(url))
-            await hub.call(lambda: talk.ask(answering))
-            held = talk.stream
-        except BaseException:
-            await leave()
-            raise
-    usage["prompt_tokens"] = held.table.n if held is not None else 0
+        usage["prompt_tokens"] = await hub.call(lambda: _ask(asking, answering))
+    except BaseException:
+        await leave()
+        raise
     about = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": hub.model.name}
     if wanted.stream:
         with_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
@@ -123,6 +122,12 @@ async def completions(request: Request, wanted: ChatIn) -> Response:
     choice = {"index": 0, "message": {"role": "assistant", "content": text, "refusal": None}, "finish_reason": "stop"}
     full = {**about, "object": "chat.completion", "choices": [{**choice, "logprobs": None}]}
     return JSONResponse({**full, "usage": _count(hub, usage, text)})
+
+
+def _ask(asked: Session | Talk, answering: Answering) -> int:
+    """Rows that the question is asked about; on the engine's thread, which has fed nothing of it yet."""
+    asked.ask(answering)
+    return asked.stream.table.n if asked.stream is not None else 0
 
 
 async def _parts(

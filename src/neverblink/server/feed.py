@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from neverblink.memory.journal import Entry, Journal
 
 KEEP = 512  # newest events in memory
-PAGE = 200  # events read from the journal at once
+PAGE = 50  # events read from the journal at once
 HEARTBEAT = 10.0  # seconds
 
 

@@ -18,6 +18,7 @@ from neverblink.server.guard import public_addresses
 
 TRIES = 3
 TIMEOUT = 5.0  # seconds
+LAST = 1.0  # seconds that a stop has for them
 MOST_WAITING = 1000
 
 
@@ -44,7 +45,7 @@ class Hooks:
             self._queue.put_nowait(None)
         except queue.Full:
             return  # the thread is a daemon: it ends with the process
-        self._thread.join(TIMEOUT)
+        self._thread.join(LAST)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:

@@ -13,7 +13,7 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,18 +24,21 @@ from neverblink.model import Model
 from neverblink.options import StreamOptions
 from neverblink.outputs.base import Output
 from neverblink.script import Script
-from neverblink.server.alerts import Rule
 from neverblink.server.feed import Feed
 from neverblink.server.guard import public_addresses
 from neverblink.server.hooks import Hooks
 from neverblink.server.options import ServeOptions
 from neverblink.server.problems import Problem
-from neverblink.server.sessions import Session, Spec, Talk
+from neverblink.server.sessions import Session
+from neverblink.server.spec import Spec, spec_of
+from neverblink.server.talks import Talk
+from neverblink.server.vault import Vault
 from neverblink.server.worker import Worker
 from neverblink.sources import kind_of
 
 T = TypeVar("T")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+DRAIN = 2.0  # seconds that a stop has for what was read and is not watched yet
 TALKS = 2  # slots for conversations, besides those of the streams
 STUCK = 60.0  # seconds without a sign of life of the engine's thread; a long prefill on a CPU takes many
 NEW_KINDS = ("arcade", "camera", "file", "network", "push")  # what a client may start
@@ -75,11 +78,15 @@ class Hub:
             raise ConfigError(
                 f"another neverblink serve uses {self.folder}; stop it, or name another folder with --data"
             ) from error
+        for name in ("uploads/*.part", "snapshots/.*.part"):  # of a server that was killed while it wrote
+            for path in self.folder.glob(name):
+                path.unlink(missing_ok=True)
         self._own = stream_options or model.options()
         self.script = lru_cache(maxsize=64)(self._script)
         self.engine = model.engine((self._own,), max_streams=options.max_streams + TALKS)
         self.journal = Journal(self.folder / "journal.db", keep_days=options.keep_days, keep_mb=options.keep_mb)
-        os.chmod(self.journal.path, 0o600)  # addresses in it may hold passwords
+        os.chmod(self.journal.path, 0o600)  # what a camera has seen is nobody else's business
+        self.vault = Vault(self.folder / "addresses.json")
         self.journal_error, self.journal_failures = "", 0
         self.worker = Worker(self.engine)
         self.feed = Feed(self.journal)
@@ -100,7 +107,7 @@ class Hub:
         for record in self.journal.streams():
             if not record.about.get("open"):
                 continue
-            session = Session(self, record.id, spec_of(record.about), record.created)
+            session = Session(self, record.id, spec_of(self.vault.reveal(record.id, record.about)), record.created)
             try:
                 await self._admit(session)
             except NeverblinkError as error:
@@ -117,8 +124,7 @@ class Hub:
         self.closing = True
         if self._ticker is not None:
             self._ticker.cancel()
-        for session in list(self.sessions.values()):
-            await asyncio.to_thread(session.halt)
+        await asyncio.gather(*(asyncio.to_thread(session.halt) for session in self.sessions.values()))
         await self.call(self._save_all)
         await asyncio.to_thread(self.worker.stop)
         await asyncio.to_thread(self.engine.close)
@@ -127,10 +133,14 @@ class Hub:
         self._lock.close()
 
     def _save_all(self) -> None:
-        for result in self.engine.run():  # what was read is still watched, so that no turn is cut in two
-            listener = self.worker.listeners.get(result.stream_id)
-            if listener is not None:
-                listener.on_result(result)
+        end = time.monotonic() + DRAIN
+        while self.engine.has_work and time.monotonic() < end:  # what was read is still watched
+            for result in self.engine.advance():
+                listener = self.worker.listeners.get(result.stream_id)
+                if listener is not None:
+                    listener.on_result(result)
+        for stream_id in filter(self.engine.is_busy, self.engine.stream_ids):
+            self.engine.remove(stream_id)  # its turn is undone, so that none is kept by halves; it is watched again
         for session in self.sessions.values():
             session.save()
             session.remember()
@@ -205,7 +215,8 @@ class Hub:
 
     def _close_record(self, session: Session) -> None:
         session.forget()
-        session.remember(open=0, source=session.spec.shown)  # without secrets: nobody starts it again
+        session.remember(open=0)
+        self.vault.forget(session.id)  # nobody starts it again
 
     async def talk(self) -> Talk:
         """A place for one conversation; the caller has it `leave`.
@@ -289,13 +300,6 @@ class Hub:
         if self.closing:
             found.append("the server shuts down")
         return found
-
-
-def spec_of(about: dict[str, Any]) -> Spec:
-    """A stream as the journal remembers it."""
-    known = {f.name for f in fields(Spec)}
-    values = {name: value for name, value in about.items() if name in known}
-    return Spec(**{**values, "alerts": tuple(Rule(**rule) for rule in values.get("alerts", ()))})
 
 
 def memory_bytes() -> int:

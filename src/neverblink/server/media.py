@@ -14,7 +14,7 @@ from neverblink.errors import SourceRefused
 from neverblink.pictures import from_bytes
 from neverblink.server.hub import Hub
 from neverblink.server.problems import Problem
-from neverblink.server.sessions import Talk
+from neverblink.server.talks import Talk
 from neverblink.sources import open_source
 from neverblink.sources.base import SourceOptions
 from neverblink.sources.chunks import chunks

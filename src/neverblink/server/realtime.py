@@ -20,7 +20,7 @@ from neverblink.server.hub import Hub
 from neverblink.server.media import Viewer
 from neverblink.server.problems import Problem
 from neverblink.server.saying import Answering
-from neverblink.server.sessions import Talk
+from neverblink.server.talks import Talk
 
 router = APIRouter()
 MOST_BYTES = 48 * 2**20  # of one event

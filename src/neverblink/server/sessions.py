@@ -6,14 +6,13 @@ journal before anybody hears of it.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -25,9 +24,10 @@ from neverblink.memory.output import SHOWN, THUMBNAIL, JournalOutput
 from neverblink.memory.recall import recall
 from neverblink.outputs.base import Output, Outputs, Recorder
 from neverblink.pictures import to_jpeg
-from neverblink.server.alerts import Rule, Watch
+from neverblink.server.alerts import Watch
 from neverblink.server.saying import Answering, being_said
-from neverblink.sources import kind_of, open_source, redact
+from neverblink.server.spec import Spec
+from neverblink.sources import open_source, redact
 from neverblink.sources.base import Source, SourceOptions
 from neverblink.sources.chunks import chunks
 from neverblink.sources.push import PushSource
@@ -41,32 +41,6 @@ State = Literal["starting", "running", "paused", "ended", "failed"]
 SPEAKING_EVERY = 0.08  # seconds between two looks at what is being said
 SEEKABLE = ("file", "arcade")  # kinds that go on where they were; the others have gone on without us
 SLOW_WAIT = 0.25  # seconds until a chunk that was not taken is offered again, if nobody says so before
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a stream is, as the journal remembers it."""
-
-    source: str  # a source's name, "push", or "upload:ID"
-    name: str = ""
-    realtime: bool | None = None  # None: yes for arcade games and live sources, no for files
-    fps: float | None = None  # None: the model's own
-    query: str | None = None
-    seconds: float | None = None  # media seconds to watch
-    alerts: tuple[Rule, ...] = field(default=())
-
-    @property
-    def kind(self) -> str:
-        return {"push": "push", "upload": "file"}.get(self.source.partition(":")[0]) or kind_of(self.source)
-
-    @property
-    def runs_by_the_clock(self) -> bool:
-        return self.kind != "file" if self.realtime is None else self.realtime
-
-    @property
-    def shown(self) -> str:
-        """A name for people, without secrets."""
-        return self.name or redact(self.source)
 
 
 class Tap:
@@ -185,7 +159,7 @@ class Session:
             "kv_budget": self.stream.budget if self.stream else 0,
             "latency_ms": round(caption.latency * 1000, 3) if caption else 0.0,
             "last_caption": caption.text if caption else "",
-            "alerts": [watch.rule.as_json() for watch in self.watches.values()],
+            "alerts": [watch.rule.shown() for watch in self.watches.values()],
         }
 
     # -- its life: on the engine's thread, but for `_read` ------------------------------------------------------------
@@ -236,7 +210,11 @@ class Session:
         """Write down what it takes to go on after a restart."""
         alerts = [watch.rule.as_json() for watch in self.watches.values()]
         about = {**asdict(self.spec), "alerts": alerts, "state": self.state, "open": 1, "seen": time.time()}
-        self.hub.journal.put_stream(StreamRecord(self.id, self.created, {**about, **otherwise}))
+        try:
+            shown = self.hub.vault.hide(self.id, {**about, **otherwise})
+            self.hub.journal.put_stream(StreamRecord(self.id, self.created, shown))
+        except (OSError, sqlite3.Error) as error:
+            self._not_kept(error)
 
     def save(self) -> None:
         """Snapshot; only between two turns."""
@@ -429,7 +407,7 @@ class Session:
     def _note(self, kind: EventType, text: str, at: float | None = None) -> None:
         """Something happened at a media second; now where none is given."""
         second = at if at is not None else self.caption.end if self.caption else self._begun
-        self._keep(self.recorder.note(kind, text, second))
+        self._keep(self.recorder.note(kind, text if kind == "question" else redact(text), second))
 
     def _keep(self, event: Event) -> Entry:
         """Into the journal first, then to everybody."""
@@ -443,14 +421,18 @@ class Session:
         try:
             row = self.hub.journal.add(event, picture)
             self.hub.journal_error = ""
-        except sqlite3.Error as error:  # told by /health/ready and counted; the stream goes on
-            self.hub.journal_error = f"{self.hub.journal.path}: {error}"
-            self.hub.journal_failures += 1
+        except sqlite3.Error as error:
+            self._not_kept(error)
         entry = Entry(row, event, picture is not None)
         if row:
             self.hub.feed.publish(entry)
         self.outputs.write(event)
         return entry
+
+    def _not_kept(self, error: Exception) -> None:
+        """Something could not be written: told by /health/ready and counted; the stream goes on."""
+        self.hub.journal_error = f"{self.hub.journal.path}: {error}"
+        self.hub.journal_failures += 1
 
     def _fail_asked(self, error: BaseException) -> None:
         for asked in self._asked:
@@ -459,57 +441,3 @@ class Session:
             else:
                 asked.asking = False
         self._asked.clear()
-
-
-class Talk:
-    """A stream that lives as long as one conversation: a chat completion, or a realtime session."""
-
-    def __init__(self, hub: Hub, id: str):
-        self.hub, self.id = hub, id
-        self.stream: Stream | None = None
-        self.said = 0  # tokens of what was shown
-        self._asked: deque[Answering] = deque()
-        self._seen: deque[Callable[[Exception | None], None]] = deque()
-
-    def enter(self) -> None:
-        options, script = self.hub.stream_options(None), self.hub.script(None)
-        self.stream = self.hub.engine.add(self.id, options=options, script=script, overload="slow", most_waiting=10**6)
-        self.hub.worker.listeners[self.id] = self
-
-    def leave(self) -> None:
-        self.hub.worker.listeners.pop(self.id, None)
-        if self.id in self.hub.engine.stream_ids:
-            self.hub.engine.remove(self.id)
-        self._fail(ConfigError("the conversation is over"))
-
-    def show(self, chunk: Chunk, then: Callable[[Exception | None], None]) -> None:
-        self.hub.engine.submit(self.id, chunk)
-        self._seen.append(then)
-
-    def ask(self, answering: Answering, *, remember: bool = False) -> None:
-        self.hub.engine.ask(self.id, answering.words, remember=remember)
-        self._asked.append(answering)
-
-    def on_result(self, result: Result) -> None:
-        if result.error is not None:
-            self.hub.worker.listeners.pop(self.id, None)
-            self._fail(result.error)
-        elif result.caption is not None:
-            self._seen.popleft()(None)
-        else:
-            at = self.stream.end if self.stream else 0.0
-            self._asked.popleft().end(result.answer or "", at, result.ttft or 0.0)
-
-    def on_round(self) -> None:
-        saying = being_said(self.stream) if self.stream is not None and self._asked else None
-        if saying is not None and saying.answer and saying.text:
-            self._asked[0].grow(saying.text)
-
-    def _fail(self, error: Exception) -> None:
-        for asked in self._asked:
-            asked.fail(error)
-        for then in self._seen:
-            with contextlib.suppress(RuntimeError):  # the loop of whoever waited is closed
-                then(error)
-        self._asked.clear()
-        self._seen.clear()

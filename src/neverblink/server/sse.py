@@ -12,6 +12,10 @@ from starlette.types import Receive, Scope, Send
 SLOW = 10.0  # seconds that a client may let its buffers stay full before it is cut
 
 
+class TooSlow(ConnectionError):
+    """What ends a response that nobody reads: a raised error is all that has a server close a connection at once."""
+
+
 class EventStream(Response):
     """Sends what `events` yields, one write each, until they end, the client goes, or it reads too slowly.
 
@@ -46,7 +50,7 @@ class EventStream(Response):
                     await send({"type": "http.response.body", "body": part, "more_body": True})
         except TimeoutError:
             self._on_cut()
-            raise ConnectionAbortedError("the client reads too slowly") from None
+            raise TooSlow("a listener reads too slowly and was cut; it may go on with Last-Event-ID") from None
         finally:
             close: Any = getattr(self._events, "aclose", None)
             if close is not None:
