@@ -121,7 +121,9 @@ def for_child(url: str) -> str:
         return url
     if place.scheme != "https":
         raise SourceRefused(f"a source on the web leads to {place.scheme}:, which is not followed")
-    host = place.host.replace(":", "-") + SIX_MARK if ":" in place.host else place.host
+    host = place.host
+    if ":" in host:
+        host = ipaddress.IPv6Address(host).exploded.replace(":", "-") + SIX_MARK
     secret, at, _ = url.partition("://")[2].partition("/")[0].rpartition("@")
     return f"http://{secret}{at}{host}{TLS_MARK}:{place.port}{place.target}"
 
