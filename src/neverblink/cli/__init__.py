@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from neverblink import __version__
-from neverblink.cli import bench, data, doctor, journal, models, serve, train, watch
+from neverblink.cli import bench, data, doctor, drill, journal, models, serve, train, watch
 from neverblink.errors import NeverblinkError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ app.command("train")(train.train)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
+app.command("drill")(drill.drill)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,0 +1,38 @@
+"""What is written down of a drill that was held: one JSON line."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from neverblink.drills.base import Drill, Finding
+
+
+def line_of(drill: Drill, finding: Finding, scale: float, command: str) -> dict[str, Any]:
+    """The fields of a line, in their order."""
+    return {
+        "row": drill.row,
+        "fault": drill.fault,
+        "peers": drill.peers,
+        "beat": drill.beat,
+        "figure": finding.figure,
+        "held": finding.held,
+        "measured": dict(finding.measured),
+        "scale": scale,
+        "command": command,
+        "machine": machine(),
+    }
+
+
+def machine() -> str:
+    """The machine in words, with how busy it was: times of a shared machine waver."""
+    cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
+    return f"{platform.system()} {platform.machine()}, {cores}, load {os.getloadavg()[0]:.1f}"
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
