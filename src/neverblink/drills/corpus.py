@@ -62,7 +62,9 @@ def _write(path: Path, codec: str, pixel_format: str, format_: str | None) -> Pa
         stream.codec_context.time_base = Fraction(1, 12)
         for i in range(1 if single else 12):
             smooth = noise[:, 4 * i : 4 * i + WIDTH] // 4 + np.arange(WIDTH, dtype=np.uint8)[None, :, None]
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(smooth), format="rgb24").reformat(format=pixel_format)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(smooth), format="rgb24").reformat(
+                format=pixel_format
+            )
             frame.pts = i
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -112,18 +112,21 @@ class Decoder:
             **more_options,
         }
         began = time.monotonic()
+        wanted = self.request["open_timeout"]
+        # A busy machine's slow start of this process counts too, but a source gets a fair part of the time.
+        open_timeout = max(wanted - (began - self.request["begun"]), 0.4 * wanted)
         try:
             return av.open(
                 self.request["url"],
                 format=self.rules.format,
                 options=options,
                 metadata_errors="replace",
-                timeout=(self.request["open_timeout"], read_timeout),
+                timeout=(open_timeout, read_timeout),
             )
         except av.error.FFmpegError as error:
             # A time-out in the middle of a handshake looks like invalid data.
-            if isinstance(error, av.error.ExitError) or time.monotonic() - began > 0.95 * self.request["open_timeout"]:
-                raise FailureError(f"no answer within {self.request['open_timeout']:g} s") from error
+            if isinstance(error, av.error.ExitError) or time.monotonic() - began > 0.95 * open_timeout:
+                raise FailureError(f"no answer within {wanted:g} s") from error
             if self.request["kind"] == "file" or isinstance(error, NOT_A_VIDEO):
                 raise RefusalError(f"not a video of a kind that is opened here ({words(error)})") from error
             raise FailureError(words(error)) from error

@@ -31,6 +31,7 @@ from neverblink.types import Frame, SourceInfo
 
 START_PATIENCE = 15.0  # seconds for a child to start on a busy machine
 MARGIN = 0.5  # seconds that a child gets to tell of its own time-out before it counts as stuck
+SPARE_SECONDS = 60.0  # of an outage in which a child for its end is kept ready
 STALL_PART = 0.5  # of the patience with a silent source, after which it counts as stalled
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")  # of our environment
 
@@ -71,6 +72,7 @@ class DecodedSource:
         self._clock = clock
         self._wait = wait or self._stop.wait
         self.life = Life(self._tell, clock)
+        self._spare: subprocess.Popen[bytes] | None = None
         self._first_wall: float | None = None  # monotonic wall clock at media time 0
         self._last = -1.0  # media time of the newest frame
 
@@ -123,6 +125,7 @@ class DecodedSource:
                 over = Over(self._sessions())
             finally:
                 self.life.end()
+                self._drop_spare()
                 if self._relay is not None:
                     self._relay.close()
             self._queue.put(over, may_drop=False)
@@ -157,7 +160,9 @@ class DecodedSource:
                 return SourceDamaged(f"{where}{self._safe(failure)}, at {at:.2f} s", at)
             if not self.options.retry:
                 return SourceError(f"{self.name}: {self._safe(failure)}; it is not tried again (retry is off)")
-            if self._wait(self.life.lose(self._safe(failure))):
+            wait = self.life.lose(self._safe(failure))
+            self._warm_up()
+            if self._wait(wait):
                 return None
 
     @property
@@ -239,10 +244,7 @@ class DecodedSource:
                     raise _LostError(note["text"])
         finally:
             self.child_pid = None
-            child.kill()
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                pipe.close()  # type: ignore[union-attr]
+            end(child)
 
     def request(self) -> dict[str, Any]:
         """What the child is asked for."""
@@ -259,30 +261,32 @@ class DecodedSource:
             "start": self.options.start if self._last < 0 else 0.0,
             "end": self.options.end,
             "max_pixels": self.options.max_pixels,
+            "begun": time.monotonic(),  # the same clock as the child's
             "open_timeout": self.options.open_timeout,
             "read_timeout": self.options.read_timeout,
         }
 
     def _start_child(self) -> subprocess.Popen[bytes]:
-        ours = str(Path(neverblink.__file__).parent.parent)
-        search = dict.fromkeys([ours, *(entry for entry in sys.path if os.path.isabs(entry))])
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        environment |= {"PYTHONPATH": os.pathsep.join(search), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        environment["MALLOC_ARENA_MAX"] = "2"  # each thread's own would count against the child's memory
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "neverblink.sources.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            cwd="/",
-            env=environment,
-        )
+        spare, self._spare = self._spare, None
+        child = spare if spare is not None and spare.poll() is None else spawn()
         self.child_pid = child.pid
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once; reading from it will say so
             child.stdin.write(json.dumps(self.request()).encode() + b"\n")
         return child
+
+    def _warm_up(self) -> None:
+        """While a camera is away for a moment, the child of its return waits already: a start takes half a second."""
+        if self.life.away() < SPARE_SECONDS:
+            if self._spare is None or self._spare.poll() is not None:
+                self._spare = spawn()
+        else:
+            self._drop_spare()
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            end(spare)
 
     def _announce(self, note: dict[str, Any]) -> None:
         info = SourceInfo(
@@ -318,3 +322,28 @@ class DecodedSource:
     def _safe(self, message: object) -> str:
         text = str(message).replace(self._url, self.name)
         return redact(text.replace(self._relay.child_url(), self.name) if self._relay is not None else text)
+
+
+def spawn() -> subprocess.Popen[bytes]:
+    """A decode child that waits for its request; it belongs to the thread that called."""
+    ours = str(Path(neverblink.__file__).parent.parent)
+    search = dict.fromkeys([ours, *(entry for entry in sys.path if os.path.isabs(entry))])
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment |= {"PYTHONPATH": os.pathsep.join(search), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment["MALLOC_ARENA_MAX"] = "2"  # each thread's own would count against the child's memory
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "neverblink.sources.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        cwd="/",
+        env=environment,
+    )
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()
+    for pipe in (child.stdin, child.stdout):
+        pipe.close()  # type: ignore[union-attr]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 State = Literal["connecting", "live", "stalled", "lost", "ended"]
-FIRST_WAIT = 0.5  # seconds before the first attempt to reconnect, at most
+FIRST_WAIT = 0.25  # seconds before the first attempt to reconnect, at most
 LONGEST_WAIT = 30.0  # seconds between two attempts
 GROWTH = 1.1  # of the wait, from one attempt to the next: about a tenth of the time that it has been away
 TELL_EVERY = 60.0  # seconds between two error events
@@ -25,7 +25,7 @@ SETTLED = 3.0  # seconds after which a source that came back counts as back; les
 
 
 def retry_waits(rng: random.Random) -> Iterator[float]:
-    """Seconds to wait before each attempt to reconnect: at most 0.5 at first, 30 in the end, never in lock-step."""
+    """Seconds to wait before each attempt to reconnect: at most 0.25 at first, 30 in the end, never in lock-step."""
     wait = FIRST_WAIT
     while True:
         yield wait * rng.uniform(0.5, 1.0)

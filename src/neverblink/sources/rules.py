@@ -67,7 +67,8 @@ RULES = {
         ("rtsp", "rtp", "tcp"),
         ("rtsp",),
         "rtsp",
-        (("rtsp_transport", "tcp"), ("allowed_media_types", "video")),
+        # fpsprobesize: the rate is in the description; measuring it would hold the first picture up for 1.3 s.
+        (("rtsp_transport", "tcp"), ("allowed_media_types", "video"), ("fpsprobesize", "0")),
     ),
     "v4l2": Rules(("file",), ("video4linux2,v4l2",), "v4l2"),
     "avfoundation": Rules(("file",), ("avfoundation",), "avfoundation", (("framerate", "30"),)),
