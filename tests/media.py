@@ -9,7 +9,10 @@ import contextlib
 import functools
 import http.server
 import os
+import select
 import socket
+import socketserver
+import ssl
 import subprocess
 import sys
 import threading
@@ -244,6 +247,36 @@ def growing_playlist(folder: Path, *, first: int) -> type[QuietHandler]:
             self.wfile.write(body)
 
     return Playlist
+
+
+@contextlib.contextmanager
+def tls_in_front(port: int, context: ssl.SSLContext) -> Iterator[int]:
+    """A port of this machine that speaks TLS and passes everything on to another one."""
+
+    class Front(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as behind:
+                peer = context.wrap_socket(self.request, server_side=True)
+                peer.settimeout(0.02)
+                while True:
+                    with contextlib.suppress(TimeoutError):
+                        data = peer.recv(65536)
+                        if not data:
+                            return
+                        behind.sendall(data)
+                    while select.select([behind], [], [], 0)[0]:
+                        data = behind.recv(65536)
+                        if not data:
+                            return
+                        peer.sendall(data)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Front) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
 
 
 class RtspCamera:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from neverblink.errors import UnknownName
@@ -33,6 +32,8 @@ class Registry:
         return iter(sorted(set(self._targets) | {e.name for e in self._entries()}))
 
     def _entries(self) -> Any:
+        from importlib.metadata import entry_points  # a quarter of the decode child's start, which has no plug-ins
+
         return entry_points(group=f"neverblink.{self.kind.replace(' ', '_')}")
 
     def __getitem__(self, name: str) -> Any:

@@ -132,19 +132,27 @@ def _video() -> list[Finding]:
     return findings
 
 
+WALLS = {  # wall of the decoder child -> what it is called, what it does
+    "limits": ("decoder limits", "memory, CPU without a picture, open files, no writing"),
+    "files": ("decoder files", "Landlock: it can read its one file, and no other data"),
+    "addresses": ("decoder addresses", "Landlock: it can connect to our own relay, and to no other port"),
+    "calls": ("system-call filter", "seccomp: no programs, no processes, no listening, no change of files"),
+}
+
+
 def _sandbox() -> list[Finding]:
     from neverblink.sources.rules import MAX_DATA_BYTES, MAX_DECODED_PIXELS
+    from neverblink.sources.sandbox import standing_walls
 
-    limits = f"{MAX_DATA_BYTES >> 20} MB of memory, frames up to {MAX_DECODED_PIXELS / 1e6:.1f} MP, no writing"
-    seccomp = Path("/proc/sys/kernel/seccomp/actions_avail").exists()
-    why = "the kernel has no seccomp" if sys.platform == "linux" else f"{platform.system()} has no seccomp"
+    limits = f"{MAX_DATA_BYTES >> 20} MB of memory, frames up to {MAX_DECODED_PIXELS / 1e6:.1f} MP"
+    standing = standing_walls()  # built and looked at in a process of its own
     return [
         Finding("decoder child", "yes", limits),
-        Finding(
-            "system-call filter",
-            "yes" if seccomp else "no",
-            "the child starts no programs; for files it has no network" if seccomp else why,
-            ok=seccomp,
+        *(
+            Finding(name, "yes", what)
+            if wall in standing
+            else Finding(name, "no", f"{platform.system()} {platform.release()} has none; elsewhere: {what}", ok=False)
+            for wall, (name, what) in WALLS.items()
         ),
     ]
 

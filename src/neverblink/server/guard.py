@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from neverblink.errors import SourceRefused
 from neverblink.server.options import ServeOptions
 from neverblink.server.problems import MEDIA_TYPE, body
+from neverblink.sources.addresses import Reach, parse
+from neverblink.sources.base import redact
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -151,24 +153,7 @@ def public_addresses(url: str, *, allow_private: bool) -> list[str]:
         SourceRefused: no such host, or one of its addresses is private, loopback, link-local ...
     """
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise SourceRefused(f"{url!r} is not a URL: {error}") from error
-    if not host:
-        raise SourceRefused(f"{url!r} names no host")
-    try:
-        found = [str(item[4][0]) for item in socket.getaddrinfo(host, port or 443, type=socket.SOCK_STREAM)]
-    except (OSError, UnicodeError) as error:
-        raise SourceRefused(f"{host}: no such host ({error})") from error
-    for address in found:
-        if not allow_private and not is_public(address):
-            raise SourceRefused(f"{host} is {address}, a private address; allow it with --allow-private-urls")
-    return found
-
-
-def is_public(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return ip.is_global and not ip.is_multicast
+        place = parse(url)
+    except SourceRefused as error:
+        raise SourceRefused(f"{redact(url)}: {error}") from error
+    return Reach("any" if allow_private else "public").addresses(place.host, place.port)

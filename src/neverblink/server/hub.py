@@ -34,7 +34,8 @@ from neverblink.server.spec import Spec, spec_of
 from neverblink.server.talks import Talk
 from neverblink.server.vault import Vault
 from neverblink.server.worker import Worker
-from neverblink.sources import kind_of
+from neverblink.sources import kind_of, redact
+from neverblink.sources.addresses import ReachRule
 
 T = TypeVar("T")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
@@ -249,7 +250,7 @@ class Hub:
         elif source != "push":
             kind = kind_of(source)
             if kind not in NEW_KINDS:
-                raise SourceRefused(f"{source}: a client may not start a {kind}")
+                raise SourceRefused(f"{redact(source)}: a client may not start a {kind}")
             if kind == "network":
                 public_addresses(source, allow_private=self.options.allow_private_urls)
             if kind == "arcade":
@@ -259,6 +260,11 @@ class Hub:
                 game = parse_name(source)[0]
                 if game not in set(sports):
                     raise SourceRefused(f"no arcade game {game!r}; known: {', '.join(sports)}")
+
+    @property
+    def reach_of_clients(self) -> ReachRule:
+        """Where a source that a client has named may lead, from its first address to its last redirect."""
+        return "any" if self.options.allow_private_urls else "public"
 
     def path_of(self, source: str, *, must_exist: bool = True) -> str:
         """The name that sources know for ours: an upload is a file."""

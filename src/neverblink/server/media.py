@@ -79,7 +79,8 @@ class Viewer:
             raise SourceRefused("the video has no frame")
 
     async def _chunks(self, name: str) -> AsyncIterator[Chunk]:
-        source = open_source(name, SourceOptions(fps=self._fps, end=MOST_SECONDS, retry=False))
+        reach = self._hub.reach_of_clients
+        source = open_source(name, SourceOptions(fps=self._fps, end=MOST_SECONDS, retry=False, reach=reach))
         await asyncio.to_thread(source.__enter__)
         try:
             waiting = chunks(source, self._fps, self._seconds)

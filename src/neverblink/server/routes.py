@@ -127,7 +127,7 @@ async def create(request: Request, wanted: StreamIn) -> dict[str, Any]:
     """Start a stream. Whether its source can be opened shows in its `state`."""
     hub = hub_of(request)
     await asyncio.to_thread(hub.check_client_source, wanted.source)
-    return (await hub.create(Spec(**wanted.model_dump()))).describe()
+    return (await hub.create(Spec(**wanted.model_dump(), by_client=True))).describe()
 
 
 @router.get("/v1/streams", tags=["streams"])

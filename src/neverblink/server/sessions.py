@@ -277,6 +277,7 @@ class Session:
             realtime=self.spec.runs_by_the_clock,
             start=at if self.kind in SEEKABLE else 0.0,
             end=self.spec.seconds,
+            reach=self.hub.reach_of_clients if self.spec.by_client else "named",
             on_event=self._on_source,
         )
         if at > 0 and self.kind not in SEEKABLE:

@@ -20,6 +20,7 @@ class Spec:
     query: str | None = None
     seconds: float | None = None  # media seconds to watch
     alerts: tuple[Rule, ...] = field(default=())
+    by_client: bool = False  # named through the API: it may not lead inside our walls
 
     @property
     def kind(self) -> str:

@@ -13,6 +13,7 @@ from typing import Protocol, Self
 from urllib.parse import urlsplit
 
 from neverblink.errors import ConfigError
+from neverblink.sources.addresses import ReachRule
 from neverblink.types import Frame, SourceInfo
 
 OnEvent = Callable[[str, str, float], None]  # (type: source | gap | error | drop, text, media seconds)
@@ -35,6 +36,8 @@ class SourceOptions:
     read_timeout: float = 4.5  # between two signs of life; below 5 so that a stall is told within 5
     queue_seconds: float = 1.0  # media seconds that may wait between source and reader
     retry: bool = True  # live sources reconnect for ever
+    reach: ReachRule = "named"  # where a network source may lead: addresses.Reach
+    verify_tls: bool = True  # refuse a peer that cannot prove its name; SSL_CERT_FILE names other authorities
     on_event: OnEvent = _ignore  # called from the thread that reads the frames
 
     def __post_init__(self) -> None:

@@ -19,14 +19,24 @@ from typing import Any
 import av
 import numpy as np
 
-from neverblink.sources.rules import MAX_CODED_PIXELS, MAX_DATA_BYTES, MAX_DECODED_PIXELS, RULES, VIDEO_CODECS
+from neverblink.sources.rules import (
+    MAX_CODED_PIXELS,
+    MAX_DATA_BYTES,
+    MAX_DECODED_PIXELS,
+    MAX_PICTURES,
+    MAX_PICTURES_A_SECOND,
+    MAX_STREAMS,
+    RULES,
+    VIDEO_CODECS,
+)
 from neverblink.sources.sampling import MediaClock, Sampler
-from neverblink.sources.sandbox import die_with_parent, forbid_calls, limit_resources
+from neverblink.sources.sandbox import allow_cpu, die_with_parent, enclose, watch_stdin
 from neverblink.sources.wire import MessageType, write_message
 
 LONGEST_STEP_LIVE = 2.0  # seconds between two frames of a live source; more is a gap, and nothing is shown for it
 LONGEST_STEP_FILE = 60.0  # a still screen recording is no gap
 ALIVE_EVERY = 0.5  # seconds between signs of life while there is no frame to send
+NO_PICTURE = 20.0  # seconds of a live source's data in which nothing can be decoded; key frames come more often
 HLS_PATIENCE = 4.0  # times the read timeout: the next segment of a live playlist may be one segment away
 NO_CLOCK = ("mpjpeg", "mjpeg", "h264", "hevc", "m4v", "mpegvideo")  # their time stamps are only a guess at the rate
 EXACT_DURATION = ("mov,mp4,m4a,3gp,3g2,mj2", "avi")  # the header says how long the video is; others estimate
@@ -60,7 +70,7 @@ class Decoder:
         self.can_seek = True
         self.decoded_frames = 0
         self.broken_packets = 0
-        self._last_word = time.monotonic()
+        self._last_word = self._last_picture = time.monotonic()
         self._time = 0.0  # media time of the newest decoded frame
         self._until = 0.0  # media time until which the last frame is shown
         self._tail_broken = False  # the newest packet could not be decoded, or was cut short
@@ -96,24 +106,27 @@ class Decoder:
             "protocol_whitelist": ",".join(self.rules.protocols),
             "format_whitelist": ",".join(self.rules.formats),
             "codec_whitelist": ",".join(sorted(VIDEO_CODECS)),
-            "max_streams": "32",
+            "max_streams": str(MAX_STREAMS),
             "max_pixels": MAX_CODED_PIXELS,
             **dict(self.rules.options),
             **more_options,
         }
         began = time.monotonic()
+        wanted = self.request["open_timeout"]
+        # A busy machine's slow start of this process counts too, but a source gets a fair part of the time.
+        open_timeout = max(wanted - (began - self.request["begun"]), 0.4 * wanted)
         try:
             return av.open(
                 self.request["url"],
                 format=self.rules.format,
                 options=options,
                 metadata_errors="replace",
-                timeout=(self.request["open_timeout"], read_timeout),
+                timeout=(open_timeout, read_timeout),
             )
         except av.error.FFmpegError as error:
             # A time-out in the middle of a handshake looks like invalid data.
-            if isinstance(error, av.error.ExitError) or time.monotonic() - began > 0.95 * self.request["open_timeout"]:
-                raise FailureError(f"no answer within {self.request['open_timeout']:g} s") from error
+            if isinstance(error, av.error.ExitError) or time.monotonic() - began > 0.95 * open_timeout:
+                raise FailureError(f"no answer within {wanted:g} s") from error
             if self.request["kind"] == "file" or isinstance(error, NOT_A_VIDEO):
                 raise RefusalError(f"not a video of a kind that is opened here ({words(error)})") from error
             raise FailureError(words(error)) from error
@@ -141,6 +154,8 @@ class Decoder:
                 f"{codec.width}x{codec.height} is too large: at most {MAX_DECODED_PIXELS / 1e6:.1f} megapixels"
                 " (4k) are decoded; scale the video down first"
             )
+        if stream.frames > MAX_PICTURES:
+            raise RefusalError(f"{stream.frames} pictures are too many: one file may announce {MAX_PICTURES}")
         # The size is checked again inside FFmpeg, before it allocates: a stream may change its size at any time.
         codec.options = {"max_pixels": MAX_CODED_PIXELS, "threads": "2"}
         return stream
@@ -183,7 +198,12 @@ class Decoder:
             frames = self._seek(container, stream, start, frames)
         began = time.monotonic()
         held: Any = None
+        pace = (0, 0.0)  # pictures and media time at the last check
         for frame in frames:
+            if self.decoded_frames - pace[0] > 2 * MAX_PICTURES_A_SECOND:
+                if self._time - pace[1] < 2:
+                    raise RefusalError(f"more than {MAX_PICTURES_A_SECOND} pictures a second")
+                pace = (self.decoded_frames, self._time)
             stamp = self.clock.stamp(self._raw_time(frame), nominal=self.nominal, wall=time.monotonic())
             shown_until = stamp.time
             if stamp.jump is not None:
@@ -245,9 +265,14 @@ class Decoder:
                 self._tail_broken = True
                 decoded = []
             for frame in decoded:
+                if time.monotonic() - self._last_picture > ALIVE_EVERY:
+                    allow_cpu()
+                self._last_picture = time.monotonic()
                 self.decoded_frames += 1
                 self._tail_broken = self._tail_broken or frame.is_corrupt
                 yield frame
+            if self.live and time.monotonic() - self._last_picture > NO_PICTURE:
+                raise FailureError(f"{NO_PICTURE:g} s of data without one picture")
             if time.monotonic() - self._last_word > ALIVE_EVERY:
                 self.say("alive")
 
@@ -349,11 +374,18 @@ def main() -> None:
             return
         line += byte
     request = json.loads(line)
+    if request["proxy"]:
+        os.environ["http_proxy"] = request["proxy"]  # FFmpeg reads it for every connection, those of playlists too
     die_with_parent(request["parent"])
-    limit_resources(max_data_bytes=MAX_DATA_BYTES)
-    forbid_calls(sockets=request["kind"] in ("file", "camera"))
+    walls = enclose(
+        max_data_bytes=MAX_DATA_BYTES,
+        file=request["url"].removeprefix("file:") if request["kind"] == "file" else None,
+        device=request["url"] if request["kind"] == "camera" and sys.platform == "linux" else None,
+        port=request["door"],
+    )
+    watch_stdin()
     decoder = Decoder(fd, request)
-    decoder.say("hello", modules=len(sys.modules), torch="torch" in sys.modules)
+    decoder.say("hello", modules=len(sys.modules), torch="torch" in sys.modules, walls=walls)
     with contextlib.suppress(BrokenPipeError):  # the parent closed: nobody is left to tell
         try:
             decoder.run()

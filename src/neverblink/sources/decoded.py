@@ -10,12 +10,11 @@ import contextlib
 import json
 import math
 import os
-import random
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,27 +22,22 @@ from typing import Any, Literal, Self
 import neverblink
 from neverblink.errors import SourceDamaged, SourceError, SourceRefused
 from neverblink.sources.base import SourceOptions, redact
+from neverblink.sources.life import Life
 from neverblink.sources.queue import FrameQueue, Note, Over
+from neverblink.sources.relay import Relay
+from neverblink.sources.relay import reason as relay_reason
 from neverblink.sources.wire import Reader, WireError
 from neverblink.types import Frame, SourceInfo
 
 START_PATIENCE = 15.0  # seconds for a child to start on a busy machine
 MARGIN = 0.5  # seconds that a child gets to tell of its own time-out before it counts as stuck
-LONGEST_WAIT = 30.0  # seconds between two attempts to reconnect
-TELL_EVERY = 60.0  # seconds between two error events of one outage
-PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")  # of our environment
+SPARE_SECONDS = 60.0  # of an outage in which a child for its end is kept ready
+STALL_PART = 0.5  # of the patience with a silent source, after which it counts as stalled
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")  # of our environment
 
 
 class _LostError(Exception):
     """The source or its child went away; a live source may come back."""
-
-
-def retry_waits(rng: random.Random) -> Iterator[float]:
-    """Seconds to wait before each attempt to reconnect: at most 0.5 at first, 30 in the end, never in lock-step."""
-    wait = 0.5
-    while True:
-        yield wait * rng.uniform(0.5, 1.0)
-        wait = min(wait * 1.2, LONGEST_WAIT)
 
 
 class DecodedSource:
@@ -59,17 +53,26 @@ class DecodedSource:
         kind: Literal["file", "camera", "network"],
         rules: str,
         options: SourceOptions,
+        relay: Relay | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], bool] | None = None,
     ):
+        """`relay`: the child's way to the network. `clock`, `wait`: of the life of a live source; a test's own."""
         self.name = redact(name)
         self.kind = kind
         self.options = options
         self.child_pid: int | None = None  # of the child that is alive now
         self._url = url
         self._rules = rules
+        self._relay = relay
         self._queue = FrameQueue(max(2, math.ceil(options.fps * options.queue_seconds)))
         self._stop = threading.Event()
         self._opened: Future[SourceInfo] = Future()
         self._pump: threading.Thread | None = None
+        self._clock = clock
+        self._wait = wait or self._stop.wait
+        self.life = Life(self._tell, clock)
+        self._spare: subprocess.Popen[bytes] | None = None
         self._first_wall: float | None = None  # monotonic wall clock at media time 0
         self._last = -1.0  # media time of the newest frame
 
@@ -116,7 +119,16 @@ class DecodedSource:
 
     def _run(self) -> None:
         try:
-            self._queue.put(Over(self._sessions()), may_drop=False)
+            if self._relay is not None:
+                self._relay.open()
+            try:
+                over = Over(self._sessions())
+            finally:
+                self.life.end()
+                self._drop_spare()
+                if self._relay is not None:
+                    self._relay.close()
+            self._queue.put(over, may_drop=False)
         except Exception as error:  # ours to fix, the reader's to see; never a silent end of a stream
             self._queue.put(Over(error), may_drop=False)
             if not self._opened.done():
@@ -124,12 +136,10 @@ class DecodedSource:
 
     def _sessions(self) -> Exception | None:
         """Connections, one after the other; returns the error that the reader should see at the end, if any."""
-        waits, told = retry_waits(random.Random()), -math.inf
-        lost_at: float | None = None
         while True:
-            before = self._last
+            self.life.begin()
             try:
-                return self._session(lost_at)
+                return self._session()
             except SourceError as error:
                 if not self._opened.done():
                     self._opened.set_exception(error)
@@ -150,20 +160,47 @@ class DecodedSource:
                 return SourceDamaged(f"{where}{self._safe(failure)}, at {at:.2f} s", at)
             if not self.options.retry:
                 return SourceError(f"{self.name}: {self._safe(failure)}; it is not tried again (retry is off)")
-            if self._last > before or lost_at is None:  # it had come back: a new outage
-                waits, told, lost_at = retry_waits(random.Random()), -math.inf, time.monotonic()
-            if time.monotonic() - told >= TELL_EVERY:
-                self._tell("error", f"{self._safe(failure)}; reconnecting")
-                told = time.monotonic()
-            if self._stop.wait(next(waits)):
+            wait = self.life.lose(self._safe(failure))
+            self._warm_up()
+            if self._wait(wait):
                 return None
+
+    @property
+    def door(self) -> int | None:
+        """The port of our relay, for a network source that is open."""
+        return None if self._relay is None else self._relay.port
 
     @property
     def info_live(self) -> bool:
         return self._opened.result().live
 
-    def _session(self, lost_at: float | None) -> Exception | None:
-        """One child, from its start to its last message; returns at the regular end of the source."""
+    def _session(self) -> Exception | None:
+        """One connection, from its start to its last message; returns at the regular end of the source."""
+        relay = self._relay
+        if relay is None:
+            return self._one_child()
+        try:
+            self._prepare(relay)
+            return self._one_child()
+        except (_LostError, SourceError, WireError) as error:
+            # The relay knows better than the child what stood in the way.
+            if relay.refusal is not None and not self._stop.is_set():
+                raise SourceRefused(f"{self.name}: {relay.refusal}") from error
+            if relay.trouble and not self._stop.is_set():
+                raise _LostError(relay.trouble) from error
+            raise
+        finally:
+            relay.hang_up()
+
+    def _prepare(self, relay: Relay) -> None:
+        try:
+            relay.prepare()
+        except SourceRefused as refusal:
+            raise SourceRefused(f"{self.name}: {refusal}") from refusal
+        except OSError as error:
+            raise _LostError(relay_reason(error)) from error
+
+    def _one_child(self) -> Exception | None:
         child = self._start_child()
         try:
             assert child.stdout is not None
@@ -171,17 +208,23 @@ class DecodedSource:
             reader = Reader(child.stdout.fileno(), max_body_bytes=max_body, is_stopped=self._stop.is_set)
             patience, offset = START_PATIENCE, None
             while True:
-                kind, note, pixels = reader.read(patience)
+                quiet = STALL_PART * patience
+                if not reader.wait(quiet):
+                    self.life.stall()
+                    quiet = patience - quiet
+                kind, note, pixels = reader.read(quiet)
+                if kind in ("frame", "alive"):
+                    self.life.show()
                 if kind == "hello":
                     patience = self.options.open_timeout + MARGIN
                 elif kind == "info":
                     patience = note["patience"] + MARGIN
-                    if lost_at is not None and not note["live"]:
+                    if self.life.lost_at is not None and not note["live"]:
                         return None  # a live playlist was closed: what is there now is the past
                     self._announce(note)
                 elif kind == "frame":
                     if offset is None:
-                        offset = self._offset(lost_at)
+                        offset = self._offset()
                     if not self._pass_on(offset + note["t"], pixels.reshape(note["h"], note["w"], 3)):
                         return None
                 elif kind == "gap":
@@ -201,42 +244,49 @@ class DecodedSource:
                     raise _LostError(note["text"])
         finally:
             self.child_pid = None
-            child.kill()
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                pipe.close()  # type: ignore[union-attr]
+            end(child)
 
-    def _start_child(self) -> subprocess.Popen[bytes]:
-        request = {
+    def request(self) -> dict[str, Any]:
+        """What the child is asked for."""
+        return {
             "parent": os.getpid(),
-            "url": self._url,  # by stdin, not by argument: a URL may hold a password and anyone can read arguments
+            "url": self._relay.child_url()
+            if self._relay is not None
+            else self._url,  # by stdin, not by argument: a URL may hold a password and anyone can read arguments
+            "proxy": self._relay.proxy() if self._relay is not None else None,
+            "door": self.door,
             "kind": self.kind,
             "rules": self._rules,
             "fps": self.options.fps,
             "start": self.options.start if self._last < 0 else 0.0,
             "end": self.options.end,
             "max_pixels": self.options.max_pixels,
+            "begun": time.monotonic(),  # the same clock as the child's
             "open_timeout": self.options.open_timeout,
             "read_timeout": self.options.read_timeout,
         }
-        ours = str(Path(neverblink.__file__).parent.parent)
-        search = dict.fromkeys([ours, *(entry for entry in sys.path if os.path.isabs(entry))])
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        environment |= {"PYTHONPATH": os.pathsep.join(search), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "neverblink.sources.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            cwd="/",
-            env=environment,
-        )
+
+    def _start_child(self) -> subprocess.Popen[bytes]:
+        spare, self._spare = self._spare, None
+        child = spare if spare is not None and spare.poll() is None else spawn()
         self.child_pid = child.pid
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once; reading from it will say so
-            child.stdin.write(json.dumps(request).encode() + b"\n")
+            child.stdin.write(json.dumps(self.request()).encode() + b"\n")
         return child
+
+    def _warm_up(self) -> None:
+        """While a camera is away for a moment, the child of its return waits already: a start takes half a second."""
+        if self.life.away() < SPARE_SECONDS:
+            if self._spare is None or self._spare.poll() is not None:
+                self._spare = spawn()
+        else:
+            self._drop_spare()
+
+    def _drop_spare(self) -> None:
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            end(spare)
 
     def _announce(self, note: dict[str, Any]) -> None:
         info = SourceInfo(
@@ -246,15 +296,15 @@ class DecodedSource:
         if not self._opened.done():
             self._opened.set_result(info)
 
-    def _offset(self, lost_at: float | None) -> float:
+    def _offset(self) -> float:
         """Media time at which a connection begins: 0, or later by the wall time that passed since then."""
-        now = time.monotonic()
+        now = self._clock()
         if self._first_wall is None:
             self._first_wall = now
             return 0.0
         passed = max(now - self._first_wall, self._last + 1 / self.options.fps)
         offset = math.ceil(passed * self.options.fps - 1e-6) / self.options.fps
-        self._tell("gap", f"back after {now - (lost_at or now):.1f} s", offset)
+        self._tell("gap", f"back after {self.life.away():.1f} s", offset)
         return offset
 
     def _pass_on(self, at: float, pixels: Any) -> bool:
@@ -270,4 +320,30 @@ class DecodedSource:
         self._queue.put(Note(kind, text, max(0.0, self._last if at is None else at)), may_drop=False)
 
     def _safe(self, message: object) -> str:
-        return redact(str(message).replace(self._url, self.name))
+        text = str(message).replace(self._url, self.name)
+        return redact(text.replace(self._relay.child_url(), self.name) if self._relay is not None else text)
+
+
+def spawn() -> subprocess.Popen[bytes]:
+    """A decode child that waits for its request; it belongs to the thread that called."""
+    ours = str(Path(neverblink.__file__).parent.parent)
+    search = dict.fromkeys([ours, *(entry for entry in sys.path if os.path.isabs(entry))])
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment |= {"PYTHONPATH": os.pathsep.join(search), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment["MALLOC_ARENA_MAX"] = "2"  # each thread's own would count against the child's memory
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "neverblink.sources.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        cwd="/",
+        env=environment,
+    )
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()
+    for pipe in (child.stdin, child.stdout):
+        pipe.close()  # type: ignore[union-attr]

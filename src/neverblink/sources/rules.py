@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MAX_DECODED_PIXELS = 4096 * 2304  # 4k of every shape; 8k is refused
+MAX_DECODED_PIXELS = 3840 * 2160  # 8.3 megapixels: 4k of every shape; 8k is refused
 MAX_CODED_PIXELS = str(int(MAX_DECODED_PIXELS * 1.05))  # as FFmpeg counts: sizes are rounded up to whole blocks
-MAX_DATA_BYTES = 1 << 30  # of private memory for the child: a 4k 10-bit stream with 16 reference frames fits
+MAX_DATA_BYTES = 440 << 20  # of private memory for the child; with the code it shares that is below 512 MiB
+MAX_PICTURES_A_SECOND = 1000  # of media: more is no video, but a way to keep a decoder busy
+MAX_PICTURES = 20_000_000  # that a header may announce: nine days at 25 a second
+MAX_STREAMS = 32
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2",
@@ -53,13 +56,19 @@ class Rules:
 RULES = {
     "file": Rules(("file",), CONTAINERS),
     **{reader: Rules(("file",), (reader,), reader) for reader in PICTURES.values()},
-    "http": Rules(("http", "https", "tcp", "tls", "crypto", "httpproxy"), (*CONTAINERS, "hls", "mpjpeg", "aac")),
+    # No TLS: the relay speaks it, since FFmpeg checks no certificate of a playlist's segments.
+    "http": Rules(
+        ("http", "tcp", "crypto"),
+        (*CONTAINERS, "hls", "mpjpeg", "aac"),
+        options=(("http_persistent", "0"), ("http_multiple", "0")),
+    ),
     # TCP only: UDP would need an open port here, and loses packets on the way.
     "rtsp": Rules(
-        ("rtsp", "rtp", "tcp", "tls"),
+        ("rtsp", "rtp", "tcp"),
         ("rtsp",),
         "rtsp",
-        (("rtsp_transport", "tcp"), ("allowed_media_types", "video")),
+        # fpsprobesize: the rate is in the description; measuring it would hold the first picture up for 1.3 s.
+        (("rtsp_transport", "tcp"), ("allowed_media_types", "video"), ("fpsprobesize", "0")),
     ),
     "v4l2": Rules(("file",), ("video4linux2,v4l2",), "v4l2"),
     "avfoundation": Rules(("file",), ("avfoundation",), "avfoundation", (("framerate", "30"),)),

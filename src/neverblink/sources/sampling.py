@@ -29,6 +29,7 @@ class MediaClock:
         self.live = live
         self.longest_step = longest_step  # seconds between two frames; more is a jump
         self._offset: float | None = None  # media time = raw + offset
+        self._begun = False
         self._last = 0.0
         self._last_wall = 0.0
 
@@ -40,12 +41,17 @@ class MediaClock:
         """Media time of the next frame; `nominal` is the usual frame duration, `wall` a monotonic wall clock."""
         if raw is not None and not math.isfinite(raw):
             raw = None
-        if self._offset is None:
-            self._offset = -raw if raw is not None else 0.0
-            self._last, self._last_wall = 0.0, wall
-            return Stamp(0.0)
+        if not self._begun:
+            self._begun, self._last_wall = True, wall
+            if self._offset is not None and raw is not None:  # after a seek nothing was left out
+                self._last = max(0.0, raw + self._offset)
+            elif self._offset is None:
+                self._offset = -raw if raw is not None else None
+            return Stamp(self._last)
+        if self._offset is None and raw is not None:  # the first frames had no time of their own
+            self._offset = self._last + nominal - raw
         jump = None
-        time = self._last + nominal if raw is None else raw + self._offset
+        time = self._last + nominal if raw is None or self._offset is None else raw + self._offset
         step = time - self._last
         if step < -LONGEST_STEP_BACK or (step > self.longest_step and self.live):
             jump = step

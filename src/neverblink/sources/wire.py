@@ -49,6 +49,14 @@ class Reader:
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN | select.POLLHUP)
 
+    def wait(self, seconds: float) -> bool:
+        """Is there something to read, now or within so many seconds?"""
+        deadline = time.monotonic() + seconds
+        while not self._poll.poll(50):
+            if self._is_stopped() or time.monotonic() > deadline:
+                return False
+        return True
+
     def read(self, patience: float) -> tuple[MessageType, dict[str, Any], np.ndarray]:
         """The next message; the pixels are a flat uint8 array (empty where there are none)."""
         deadline = time.monotonic() + patience
