@@ -56,6 +56,7 @@ class Caption:
     kv_budget: int = 0  # rows that the KV cache will never pass
     frames_skipped: int = 0  # of frames_used: those that a gate kept from the encoder, or from being told
     vision_tokens: int = 0  # that this chunk was told by
+    forgot: int = 0  # tokens of commentary that were let go before this chunk, since they only repeated themselves
 
     @property
     def latency(self) -> float:

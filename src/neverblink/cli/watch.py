@@ -126,6 +126,10 @@ def watch(
         str | None,
         _option("Tell only some tokens of a picture: stc, differential, evs, decay; joined by +.", metavar=_SPEC),
     ] = None,
+    loop_tokens: Annotated[
+        int | None,
+        _option("Forget the commentary once so many tokens of it only repeat themselves; 0 never. [default: 160]"),
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Show it as a live page in a browser too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
@@ -196,6 +200,7 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
             gate=options.gate,
             encoder_cache=options.encoder_cache,
             compress=options.compress,
+            loop_tokens=options.loop_tokens,
             **({} if journal is None else {"on_chunk": lambda chunk: journal.see(chunk.frames[-1].pixels)}),
         )
         stack.enter_context(closing(captions))  # closes the source, however this ends
@@ -271,6 +276,7 @@ def run_many(names: list[str], options: WatchOptions, *, quiet: bool = False) ->
             gate=options.gate,
             encoder_cache=options.encoder_cache,
             compress=options.compress,
+            loop_tokens=options.loop_tokens,
             **({} if journal is None else {"on_chunk": look}),
         )
         stack.enter_context(closing(results))
@@ -336,7 +342,10 @@ def run_page(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
         speak = replace(own.speak, **{key: value for key, value in wanted.items() if value is not None})
         fps = own.fps if options.fps is None else options.fps
         own = replace(own, fps=fps, positions=options.positions, speak=speak)
-        parts = {"gate": options.gate, "encoder_cache": options.encoder_cache, "compress": options.compress}
+        parts: dict[str, Any] = {"gate": options.gate, "encoder_cache": options.encoder_cache}
+        parts |= {"compress": options.compress}
+        if options.loop_tokens is not None:
+            parts["loop_tokens"] = options.loop_tokens
         return model, replace(own, **parts)
 
     def over() -> None:

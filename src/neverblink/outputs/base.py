@@ -66,7 +66,12 @@ class Recorder:
         self._seq = first  # of the next event; a stream that goes on after a restart goes on counting
 
     def caption(self, caption: Caption) -> list[Event]:
-        """A caption or silence event and, when a question was asked with this chunk, it and its answer behind."""
+        """A caption or silence event; before it that a loop was left, behind it the question that was asked with this
+        chunk and its answer."""
+        events = []
+        if caption.forgot:
+            text = f"the commentary only repeated itself; its last {caption.forgot} tokens are forgotten"
+            events.append(self.note("drop", text, caption.start))
         said = self._event(
             "silence" if caption.silent else "caption",
             "" if caption.silent else caption.text,
@@ -79,10 +84,11 @@ class Recorder:
             frames_dropped=caption.frames_dropped,
             frames_skipped=caption.frames_skipped,
         )
-        if caption.answer is None:
-            return [said]
-        question = self._event("question", caption.question or "", caption.start, caption.end)
-        return [said, question, self.answer(caption.answer, caption, caption.seconds.get("answer", 0.0))]
+        events.append(said)
+        if caption.answer is not None:
+            events.append(self._event("question", caption.question or "", caption.start, caption.end))
+            events.append(self.answer(caption.answer, caption, caption.seconds.get("answer", 0.0)))
+        return events
 
     def answer(self, text: str, at: Caption, seconds: float) -> Event:
         """An answer that was given at a caption, `seconds` of wall time after its question."""

@@ -31,13 +31,13 @@ from neverblink.server.hooks import Hooks
 from neverblink.server.options import ServeOptions
 from neverblink.server.problems import Problem
 from neverblink.server.sessions import Session, Spec, Talk
+from neverblink.server.watchdog import Watchdog
 from neverblink.server.worker import Worker
 from neverblink.sources import kind_of
 
 T = TypeVar("T")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 TALKS = 2  # slots for conversations, besides those of the streams
-STUCK = 60.0  # seconds without a sign of life of the engine's thread; a long prefill on a CPU takes many
 NEW_KINDS = ("arcade", "camera", "file", "network", "push")  # what a client may start
 CLIENT_SOURCE = re.compile(r"push|upload:[0-9a-f]{16}|arcade:.+|camera:\d{1,3}|(?:rtsps?|https?)://.+", re.DOTALL)
 
@@ -81,7 +81,7 @@ class Hub:
         self.journal = Journal(self.folder / "journal.db", keep_days=options.keep_days, keep_mb=options.keep_mb)
         os.chmod(self.journal.path, 0o600)  # addresses in it may hold passwords
         self.journal_error, self.journal_failures = "", 0
-        self.worker = Worker(self.engine)
+        self.worker, self.watchdog = Worker(self.engine), Watchdog(self)
         self.feed = Feed(self.journal)
         self.hooks = Hooks(allow_private=options.allow_private_urls)
         self.sessions: dict[str, Session] = {}
@@ -89,14 +89,14 @@ class Hub:
         self.began = time.time()
         self.closing = False
         self.on_over: Callable[[Session], None] = lambda session: None
-        self._ticker: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     # -- beginning and end --------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Start the engine, and the streams that were there when the server last stopped."""
         self.worker.start()
-        self._ticker = asyncio.create_task(self._tick())
+        self._tasks = [asyncio.create_task(self._tick()), asyncio.create_task(self.watchdog.run())]
         for record in self.journal.streams():
             if not record.about.get("open"):
                 continue
@@ -115,11 +115,12 @@ class Hub:
     async def close(self) -> None:
         """Stop every stream where it is; it goes on from there at the next start."""
         self.closing = True
-        if self._ticker is not None:
-            self._ticker.cancel()
+        for task in self._tasks:
+            task.cancel()
         for session in list(self.sessions.values()):
             await asyncio.to_thread(session.halt)
-        await self.call(self._save_all)
+        if self.worker.alive:  # else the snapshots are as they were
+            await self.call(self._save_all)
         await asyncio.to_thread(self.worker.stop)
         await asyncio.to_thread(self.engine.close)
         await asyncio.to_thread(self.hooks.close)
@@ -187,9 +188,11 @@ class Hub:
         await self.call(set_down)
 
     async def resume(self, session: Session) -> None:
-        if session.state not in ("paused", "failed") or session.stream is None:
+        if session.state not in ("paused", "failed"):
             raise Problem(409, f"stream {session.id} is {session.state} and cannot be resumed")
         await asyncio.to_thread(session.halt)
+        if session.stream is None:  # its failure has cost it its place, not its memory
+            await self._admit(session)
         session.trouble = ""
         await self.call(session.start)
 
@@ -276,11 +279,7 @@ class Hub:
 
     def troubles(self) -> list[str]:
         """Why it cannot work at this moment."""
-        found = []
-        if not self.worker.alive:
-            found.append(f"the engine has stopped: {self.worker.failure}")
-        elif time.monotonic() - self.worker.beat > STUCK:
-            found.append(f"the engine gives no sign of life for {time.monotonic() - self.worker.beat:.0f} s")
+        found = [text for text in (self.worker.trouble(), self.watchdog.trouble()) if text]
         if self.journal_error:
             found.append(f"the journal cannot be written: {self.journal_error}")
         with contextlib.suppress(OSError):

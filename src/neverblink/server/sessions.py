@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from neverblink.engine import Result
-from neverblink.errors import ConfigError, NeverblinkError, SnapshotError
+from neverblink.errors import ConfigError, ModelError, NeverblinkError, SnapshotError
 from neverblink.memory.journal import Entry, StreamRecord
 from neverblink.memory.output import SHOWN, THUMBNAIL, JournalOutput
 from neverblink.memory.recall import recall
@@ -212,6 +212,13 @@ class Session:
         self.stream = None
         self._fail_asked(error or ConfigError(f"stream {self.id} is gone"))
 
+    def reenter(self, why: str) -> None:
+        """Take its place again after the engine has failed, with what it held, or else with its older snapshot."""
+        self.save()
+        self.leave(ModelError(why))
+        self._note("error", why)
+        self.enter()
+
     def start(self) -> None:
         """Begin to read, where the stream stands."""
         self._halt.clear()
@@ -349,7 +356,9 @@ class Session:
     def on_result(self, result: Result) -> None:
         self._room.set()
         if result.error is not None:
-            self.trouble = f"{type(result.error).__name__}: {result.error}"
+            self.save()  # what it held before the turn that failed
+            at = self.stream.end if self.stream is not None else 0.0
+            self.trouble = f"{type(result.error).__name__}: {result.error}; resume it to go on from second {at:.0f}"
             self.leave(result.error)
             self._halt.set()
             self._over("failed")
