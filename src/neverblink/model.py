@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from neverblink.errors import ConfigError, ModelError
+from neverblink.errors import ConfigError, ModelError, NeverblinkError
 from neverblink.kv.relocate import Positions
 from neverblink.models import ABSENT, families
 from neverblink.models.base import Adapter, VisionBlock, drive
@@ -71,9 +71,9 @@ class Model:
         folder, shown = find(name, revision)
         try:
             config = json.loads((folder / "config.json").read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"{folder} holds no readable config.json; name a checkpoint folder or hub id") from error
-        family = config.get("model_type", "none")
+        family = config.get("model_type", "none") if isinstance(config, dict) else "none"
         if family not in set(families):
             reason = f": {ABSENT[family]}" if family in ABSENT else ""
             raise ModelError(
@@ -88,8 +88,19 @@ class Model:
         checkpoint = Checkpoint(
             folder, chosen[0][1], DTYPES[chosen[1][1]], chosen[2][1], card.name or shown, time_grid, merged
         )
-        adapter = families[family].load(checkpoint)
-        return cls(adapter, card, chosen)
+        try:
+            adapter = families[family].load(checkpoint)
+        except NeverblinkError:
+            raise
+        except Exception as error:  # of whoever reads its files; what stands in them is somebody else's
+            reason = (str(error).strip().splitlines() or [""])[0][:200]
+            raise ModelError(f"{shown} cannot be loaded: {type(error).__name__}: {reason}") from error
+        model = cls(adapter, card, chosen)
+        try:
+            model.options(), model.words()
+        except (TypeError, NeverblinkError) as error:  # an option that there is not, or a value out of its range
+            raise ModelError(f"{shown}: its neverblink.json does not hold: {error}") from error
+        return model
 
     @property
     def name(self) -> str:
