@@ -8,6 +8,7 @@ drills = Registry(
     {
         "R8": "neverblink.drills.engine:R8",
         "R9": "neverblink.drills.engine:R9",
+        "R9b": "neverblink.drills.soak:R9B",
         "R11": "neverblink.drills.engine:R11",
         "R12": "neverblink.drills.loops:R12",
         "R12b": "neverblink.drills.loops:R12B",

@@ -128,7 +128,11 @@ TRICKS = (
     Trick("config.json: auto_map", _remote("config.json", auto_map=_AUTO, trust_remote_code=True), loads=True),
     Trick("config.json: unknown type, auto_map", _remote("config.json", model_type="evil", auto_map=_AUTO)),
     Trick("config.json: attention from a hub", _remote("config.json", _attn_implementation="evil/kernel"), loads=True),
-    Trick("config.json: quantised by a stranger", _remote("config.json", quantization_config={"quant_method": "evil"})),
+    Trick(
+        "config.json: quantised by a stranger",
+        _remote("config.json", quantization_config={"quant_method": "evil"}),
+        loads=True,
+    ),
     Trick(
         "tokenizer_config.json: auto_map",
         _remote(
