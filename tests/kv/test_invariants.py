@@ -33,7 +33,9 @@ def model(dtype: str = "float32") -> Model:
     return Model.from_pretrained(toy_checkpoint(), device="cpu", dtype=dtype)
 
 
-def make_stream(plot: Plot, dtype: str = "float32", twin: bool = False) -> tuple[Stream, Watched, Forced]:
+def make_stream(
+    plot: Plot, dtype: str = "float32", twin: bool = False, loop_tokens: int = 0
+) -> tuple[Stream, Watched, Forced]:
     loaded, forced = model(dtype), Forced()
     options = StreamOptions(
         fps=4.0,
@@ -43,6 +45,7 @@ def make_stream(plot: Plot, dtype: str = "float32", twin: bool = False) -> tuple
         speak=SpeakOptions(max_tokens_per_second=8, answer_tokens=4, temperature=plot.temperature, seed=plot.seed),
         rebase_at=plot.rebase_at,
         question_tokens=24,
+        loop_tokens=loop_tokens,
     )
     script = ScriptOptions(query="Say it.", query_in=plot.query_in, previous_text=plot.previous_text)
     stream = loaded.stream(options, script, processor=forced)

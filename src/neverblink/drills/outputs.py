@@ -18,6 +18,7 @@ from neverblink.outputs import OUTPUTS
 from neverblink.outputs.base import Outputs, Recorder
 from neverblink.testing import ListOutput
 
+FILES = ("vtt", "srt", "jsonl", "journal")
 ROOM = 20  # MiB of the server's disk: less than 16 free is told by /health/ready, full is full
 
 
@@ -60,7 +61,7 @@ def full_disk(folder: Path, scale: float) -> Finding:
     """Every output of one stream on a disk that is full for a third of the time; a healthy listener beside them."""
     chunks, errors, said = max(30, round(300 * scale)), 0, 0
     stream, healthy, recorder = toy_model(folder).stream(TOY), ListOutput(), Recorder("toy")
-    with small_disk(folder / "disk", "512k") as disk:
+    with small_disk(folder / "disk", "8m") as disk:
         with ExitStack() as stack:
             named = {name: stack.enter_context(OUTPUTS[name](disk / f"a.{name}")) for name in ("vtt", "srt", "jsonl")}
             journal = stack.enter_context(JournalOutput(disk / "a.db"))
@@ -130,7 +131,7 @@ def read_only(folder: Path, scale: float) -> Finding:
     """Outputs in a directory that cannot be written are refused in one line; a snapshot there costs nothing."""
     stream, refused = toy_model(folder).stream(TOY), 0
     with small_disk(folder / "disk", "512k", read_only=True) as disk:
-        for name in OUTPUTS:
+        for name in FILES:
             try:
                 with OUTPUTS[name](disk / f"a.{name}"):
                     pass
@@ -143,9 +144,8 @@ def read_only(folder: Path, scale: float) -> Finding:
         except SnapshotError:
             told = True
         goes_on = stream.step(chunk_of(1)).end == 2.0
-    names = list(OUTPUTS)
-    figure = f"{refused} of {len(names)} outputs refused in one line; snapshot refused, the stream goes on: {told}"
-    return Finding(figure, refused == len(names) and told and goes_on, {"outputs": len(names), "refused": refused})
+    figure = f"{refused} of {len(FILES)} outputs refused in one line; snapshot refused, the stream goes on: {told}"
+    return Finding(figure, refused == len(FILES) and told and goes_on, {"outputs": len(FILES), "refused": refused})
 
 
 def clock_jumps(folder: Path, scale: float) -> Finding:

@@ -37,8 +37,8 @@ class Camera:
             taken.bind(("127.0.0.1", 0))
             self.port: int = taken.getsockname()[1]
         self.url, self.drops = f"rtsp://127.0.0.1:{self.port}/cam", 0
-        self._dice, self._process = random.Random(seed), None
-        self._process: subprocess.Popen[str] | None
+        self._dice = random.Random(seed)
+        self._process: subprocess.Popen[str] | None = None
         self.start()
 
     def start(self) -> None:
@@ -93,9 +93,10 @@ def soak(folder: Path, scale: float) -> Finding:
             stack.callback(camera.stop)
         stack.callback(over.set)
         starter = stack.enter_context(Starter(folder))
-        served = Served(starter, folder / "data", *(camera.url for camera in cameras), "arcade:pong?seed=1")
+        served = Served(starter, folder / "data", "--allow-private-urls")
         served.start()
-        ids = [stream["id"] for stream in served.ask("GET", "/v1/streams").json["streams"]]
+        sources = [*(camera.url for camera in cameras), "arcade:pong?seed=1"]
+        ids = [served.ask("POST", "/v1/streams", {"source": source}).json["id"] for source in sources]
         heard = {stream_id: served.events(stream_id, -1) for stream_id in ids}
         slow = SlowClient(served.port, over)
         slow.start()
@@ -135,7 +136,14 @@ def soak(folder: Path, scale: float) -> Finding:
         f"{rss[-1][1]:.0f} MB, slope {slope:+.1f} MB an hour after the first quarter; exit {status}"
     )
     measured = {"seconds": seconds, "drops": drops, "gaps": gaps, "captions": captions, "answers": len(answers)}
-    measured |= {"lost": lost, "twice": twice, "rss_mb_an_hour": slope, "rss_mb_end": rss[-1][1], "refused": refused}
+    measured |= {
+        "lost": lost,
+        "twice": twice,
+        "resumed": resumed,
+        "rss_mb_an_hour": slope,
+        "rss_mb_end": rss[-1][1],
+        "refused": refused,
+    }
     alive = all(state == "running" for state in states.values())
     return Finding(figure, alive and not lost and not twice and status == 0 and slope <= 10, measured)
 

@@ -6,6 +6,7 @@ code; everything in it is checked before it is used.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zlib
@@ -80,7 +81,8 @@ def save(stream: Any, path: str | Path) -> None:
         save_file(tensors, beside, metadata={"neverblink": json.dumps(head)})
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file system that cannot be written cannot be tidied either
+            beside.unlink(missing_ok=True)
         raise SnapshotError(f"cannot write the snapshot {path}: {error}") from error
 
 

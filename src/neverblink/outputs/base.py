@@ -18,6 +18,7 @@ from typing import Protocol, Self
 from neverblink.errors import ConfigError
 from neverblink.types import Caption, Event, EventType
 
+STEADY = 10  # events in a row that an output has to take before it counts as recovered
 PAGE = 4096  # bytes; the smallest unit in which a kernel copies a write to a file
 
 
@@ -135,13 +136,13 @@ class Recorder:
 
 
 class Outputs:
-    """Several outputs, already open, as one. One that fails (disk full ...) is reported once until it works again;
-    the stream and the other outputs go on."""
+    """Several outputs, already open, as one. One that fails (disk full ...) is reported once until it works again for
+    `STEADY` events: a short record may still fit where a long one does not. The stream and the others go on."""
 
     def __init__(self, outputs: Iterable[Output], recorder: Recorder):
         self._outputs = list(outputs)
         self._recorder = recorder
-        self._failing: set[int] = set()
+        self._failing: dict[int, int] = {}  # number of an output -> events written since it last failed
 
     def write(self, event: Event) -> None:
         troubles = []
@@ -151,12 +152,16 @@ class Outputs:
             except BrokenPipeError:
                 raise  # nobody reads any more: a wish to stop, not a fault
             except OSError as error:
-                if i not in self._failing:
-                    self._failing.add(i)
+                known = i in self._failing
+                self._failing[i] = 0
+                if not known:
                     name = getattr(output, "path", type(output).__name__)
                     troubles.append(f"cannot write {name}: {error.strerror}; watching goes on")
             else:
-                self._failing.discard(i)
+                if i in self._failing:
+                    self._failing[i] += 1
+                    if self._failing[i] >= STEADY:
+                        del self._failing[i]
         for trouble in troubles:
             self.write(self._recorder.note("error", trouble, event.t_end))
 

@@ -131,6 +131,7 @@ class Session:
         self._halt = threading.Event()
         self._room = threading.Event()  # the engine has taken a chunk up
         self._saved_at, self._save_took = time.monotonic(), 0.0
+        self._unsaved = False  # the last snapshot could not be written, which has been told
         self._said_at = 0.0
 
     # -- from the event loop ------------------------------------------------------------------------------------------
@@ -243,7 +244,15 @@ class Session:
         """Write down what it takes to go on after a restart."""
         alerts = [watch.rule.as_json() for watch in self.watches.values()]
         about = {**asdict(self.spec), "alerts": alerts, "state": self.state, "open": 1, "seen": time.time()}
-        self.hub.journal.put_stream(StreamRecord(self.id, self.created, {**about, **otherwise}))
+        try:
+            self.hub.journal.put_stream(StreamRecord(self.id, self.created, {**about, **otherwise}))
+        except sqlite3.Error as error:  # a full disk ends no stream; what is written down later counts
+            self._unwritten(error)
+
+    def _unwritten(self, error: sqlite3.Error) -> None:
+        """Told by /health/ready and counted."""
+        self.hub.journal_error = f"{self.hub.journal.path}: {error}"
+        self.hub.journal_failures += 1
 
     def save(self) -> None:
         """Snapshot; only between two turns."""
@@ -253,7 +262,11 @@ class Session:
         try:
             self.stream.save(self._snapshot)
         except SnapshotError as error:
-            self._note("error", str(error))
+            if not self._unsaved:
+                self._note("error", str(error))
+            self._unsaved = True
+        else:
+            self._unsaved = False
         self._saved_at = time.monotonic()
         self._save_took = self._saved_at - began
 
@@ -452,9 +465,8 @@ class Session:
         try:
             row = self.hub.journal.add(event, picture)
             self.hub.journal_error = ""
-        except sqlite3.Error as error:  # told by /health/ready and counted; the stream goes on
-            self.hub.journal_error = f"{self.hub.journal.path}: {error}"
-            self.hub.journal_failures += 1
+        except sqlite3.Error as error:  # the stream goes on
+            self._unwritten(error)
         entry = Entry(row, event, picture is not None)
         if row:
             self.hub.feed.publish(entry)
