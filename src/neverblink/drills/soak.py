@@ -97,13 +97,14 @@ def soak(folder: Path, scale: float) -> Finding:
         served.start()
         sources = [*(camera.url for camera in cameras), "arcade:pong?seed=1"]
         ids = [served.ask("POST", "/v1/streams", {"source": source}).json["id"] for source in sources]
+        wait_for(lambda: not resume(served) and all(reached(served, stream_id) for stream_id in ids), "the cameras")
         heard = {stream_id: served.events(stream_id, -1) for stream_id in ids}
         slow = SlowClient(served.port, over)
         slow.start()
         threads = [threading.Thread(target=camera.run, args=(over,), daemon=True) for camera in cameras]
         for thread in threads:
             thread.start()
-        rss, answers, refused = _ask_and_weigh(served, ids, seconds)
+        rss, answers, refused, resumed = _ask_and_weigh(served, ids, seconds)
         states = {s["id"]: s["state"] for s in served.ask("GET", "/v1/streams").json["streams"]}
         over.set()
         for thread in threads:
@@ -129,8 +130,8 @@ def soak(folder: Path, scale: float) -> Finding:
     slope = _slope(rss)
     drops = sum(camera.drops for camera in cameras)
     figure = (
-        f"{seconds / 60:.0f} min of wall time: two RTSP cameras killed {drops} times, {gaps} gaps told, states at the "
-        f"end {', '.join(sorted(states.values()))}; {captions} seconds watched, {len(answers)} questions answered (p95 "
+        f"{seconds / 60:.0f} min of wall time: two RTSP cameras killed {drops} times, {gaps} gaps told, {resumed} streams "
+        f"failed and were resumed by a call, at the end {', '.join(sorted(states.values()))}; {captions} seconds watched, {len(answers)} questions answered (p95 "
         f"{percentile(answers, 0.95):.1f} s; {refused} while a stream had nothing to tell), the slow client cut "
         f"{slow.cut} times; sequence numbers lost {lost}, twice {twice}; RSS {rss[len(rss) // 4][1]:.0f} -> "
         f"{rss[-1][1]:.0f} MB, slope {slope:+.1f} MB an hour after the first quarter; exit {status}"
@@ -148,10 +149,25 @@ def soak(folder: Path, scale: float) -> Finding:
     return Finding(figure, alive and not lost and not twice and status == 0 and slope <= 10, measured)
 
 
+def reached(served: Served, stream_id: str) -> float:
+    """Media seconds watched."""
+    return float(served.ask("GET", f"/v1/streams/{stream_id}").json["media_seconds"])
+
+
+def resume(served: Served) -> int:
+    """Have failed streams go on, as an operator would; how many."""
+    failed = [s for s in served.ask("GET", "/v1/streams").json["streams"] if s["state"] == "failed"]
+    for stream in failed:
+        print(f"{stream['id']}: {stream['trouble']}", file=sys.stderr, flush=True)
+        served.ask("POST", f"/v1/streams/{stream['id']}/resume")
+    return len(failed)
+
+
 def _ask_and_weigh(
     served: Served, ids: list[str], seconds: float
-) -> tuple[list[tuple[float, float]], list[float], int]:
-    """(second, MB) of the server's memory, seconds of each answer, and questions refused."""
+) -> tuple[list[tuple[float, float]], list[float], int, int]:
+    """(second, MB) of the server's memory, seconds of each answer, questions refused, streams that failed."""
+    resumed = 0
     began, rss, answers, refused = time.monotonic(), list[tuple[float, float]](), list[float](), 0
     asked = 0
     while (now := time.monotonic() - began) < seconds:
@@ -164,10 +180,11 @@ def _ask_and_weigh(
                 answers.append(time.monotonic() - at)
             else:
                 refused += 1
+            resumed += resume(served)
         if round(now) % 60 == 0:
             print(f"{now:.0f} s: {rss[-1][1]:.0f} MB, {len(answers)} answers", file=sys.stderr, flush=True)
         time.sleep(1)
-    return rss, answers, refused
+    return rss, answers, refused, resumed
 
 
 def _slope(rss: list[tuple[float, float]]) -> float:
