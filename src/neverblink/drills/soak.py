@@ -130,11 +130,12 @@ def soak(folder: Path, scale: float) -> Finding:
     slope = _slope(rss)
     drops = sum(camera.drops for camera in cameras)
     figure = (
-        f"{seconds / 60:.0f} min of wall time: two RTSP cameras killed {drops} times, {gaps} gaps told, {resumed} streams "
-        f"failed and were resumed by a call, at the end {', '.join(sorted(states.values()))}; {captions} seconds watched, {len(answers)} questions answered (p95 "
-        f"{percentile(answers, 0.95):.1f} s; {refused} while a stream had nothing to tell), the slow client cut "
-        f"{slow.cut} times; sequence numbers lost {lost}, twice {twice}; RSS {rss[len(rss) // 4][1]:.0f} -> "
-        f"{rss[-1][1]:.0f} MB, slope {slope:+.1f} MB an hour after the first quarter; exit {status}"
+        f"{seconds / 60:.0f} min of wall time: two RTSP cameras killed {drops} times, {gaps} gaps told, {resumed} "
+        f"streams failed and were resumed by a call, at the end {', '.join(sorted(states.values()))}; {captions} "
+        f"seconds watched; {len(answers)} questions answered (p95 {percentile(answers, 0.95):.1f} s), {refused} "
+        f"refused; the slow client cut {slow.cut} times; sequence numbers lost {lost}, twice {twice}; RSS "
+        f"{rss[len(rss) // 4][1]:.0f} -> {rss[-1][1]:.0f} MB, slope {slope:+.1f} MB an hour after the first quarter; "
+        f"exit {status}"
     )
     measured = {"seconds": seconds, "drops": drops, "gaps": gaps, "captions": captions, "answers": len(answers)}
     measured |= {
