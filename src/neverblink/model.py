@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from neverblink.errors import ConfigError, ModelError
+from neverblink.errors import ConfigError, ModelError, NeverblinkError
 from neverblink.kv.relocate import Positions
 from neverblink.models import ABSENT, families
 from neverblink.models.base import Adapter, VisionBlock, drive
@@ -71,9 +71,9 @@ class Model:
         folder, shown = find(name, revision)
         try:
             config = json.loads((folder / "config.json").read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"{folder} holds no readable config.json; name a checkpoint folder or hub id") from error
-        family = config.get("model_type", "none")
+        family = config.get("model_type", "none") if isinstance(config, dict) else "none"
         if family not in set(families):
             reason = f": {ABSENT[family]}" if family in ABSENT else ""
             raise ModelError(
@@ -88,8 +88,19 @@ class Model:
         checkpoint = Checkpoint(
             folder, chosen[0][1], DTYPES[chosen[1][1]], chosen[2][1], card.name or shown, time_grid, merged
         )
-        adapter = families[family].load(checkpoint)
-        return cls(adapter, card, chosen)
+        try:
+            adapter = families[family].load(checkpoint)
+        except NeverblinkError:
+            raise
+        except Exception as error:  # of whoever reads its files; what stands in them is somebody else's
+            reason = (str(error).strip().splitlines() or [""])[0][:200]
+            raise ModelError(f"{shown} cannot be loaded: {type(error).__name__}: {reason}") from error
+        model = cls(adapter, card, chosen)
+        try:
+            model.options(), model.words()
+        except (TypeError, NeverblinkError) as error:  # an option that there is not, or a value out of its range
+            raise ModelError(f"{shown}: its neverblink.json does not hold: {error}") from error
+        return model
 
     @property
     def name(self) -> str:
@@ -213,6 +224,7 @@ class Model:
         gate: str = "",
         encoder_cache: str = "",
         compress: str = "",
+        loop_tokens: int | None = None,
         questions: Mapping[float, str] | None = None,
         on_event: Callable[[str, str, str, float], None] = lambda *_: None,
         on_chunk: Callable[[str, Chunk], None] = lambda *_: None,
@@ -245,7 +257,7 @@ class Model:
 
         check_seconds(seconds)
         speak = {"seed": seed, "max_tokens_per_second": max_tokens_per_second, "temperature": temperature}
-        see = {"gate": gate, "encoder_cache": encoder_cache, "compress": compress}
+        see = {"gate": gate, "encoder_cache": encoder_cache, "compress": compress, "loop_tokens": loop_tokens}
         options = self.options(policy, policy_options, speak, fps=fps, positions=positions, **see)
         words = self.words(query)
         engine = self.engine([options], words, max_streams=max_streams, most_streams=len(sources), pipeline=pipeline)
@@ -288,6 +300,7 @@ class Model:
         gate: str = "",
         encoder_cache: str = "",
         compress: str = "",
+        loop_tokens: int | None = None,
         questions: Mapping[float, str] | Callable[[float], str | None] | None = None,
         on_event: Callable[[str, str, float], None] | None = None,
         on_chunk: Callable[[Chunk], None] | None = None,
@@ -300,7 +313,7 @@ class Model:
             seconds: stop after so many media seconds.
             realtime: pace a file by the clock.
             start, end: part of a file, media seconds.
-            gate, encoder_cache, compress: ways to see less, see `StreamOptions`.
+            gate, encoder_cache, compress: ways to see less, see `StreamOptions`. loop_tokens: see there too.
             questions: media second -> question, asked with the first chunk that ends at or after it; or a function
                 that is given the end of each chunk before the model sees it, and returns a question or None.
             on_event: told (type, text, media seconds) of what happens to the source.
@@ -322,7 +335,7 @@ class Model:
 
         check_seconds(seconds)
         speak = {"seed": seed, "max_tokens_per_second": max_tokens_per_second, "temperature": temperature}
-        see = {"gate": gate, "encoder_cache": encoder_cache, "compress": compress}
+        see = {"gate": gate, "encoder_cache": encoder_cache, "compress": compress, "loop_tokens": loop_tokens}
         options = self.options(policy, policy_options, speak, fps=fps, positions=positions, **see)
         pipeline = self._looks_ahead(pipeline)
         ahead: Ahead[tuple[Chunk, str | None, VisionBlock | None]] | None = None

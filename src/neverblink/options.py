@@ -7,6 +7,7 @@ from typing import Any
 
 from neverblink.decoding.speak import SpeakOptions
 from neverblink.errors import BudgetError, ConfigError
+from neverblink.kv.loops import guarded
 from neverblink.kv.policies import Coming, Shape, make_policy
 from neverblink.kv.relocate import Positions
 from neverblink.models.base import Adapter, Look
@@ -28,6 +29,8 @@ class StreamOptions:
         penalise_vision: let a repetition penalty see the vision pads too, as the public reference does.
         gate, encoder_cache, compress: what is not looked at, encoded or told: "NAME" or "NAME:OPTION=VALUE,...", see
             economy.py; several compressors are joined by "+". "" takes none.
+        loop_tokens: when so many tokens of commentary are one cycle, said four times or more, the stream forgets what
+            it has said and seen, and goes on from its opening; 0: never. It needs a text window of that size.
     """
 
     fps: float = 2.0
@@ -42,12 +45,15 @@ class StreamOptions:
     gate: str = ""
     encoder_cache: str = ""
     compress: str = ""
+    loop_tokens: int = 160
 
     def __post_init__(self) -> None:
         if self.positions not in ("contiguous", "native"):
             raise ConfigError(f"no positions {self.positions!r}; known: contiguous, native")
         if not self.fps > 0 or not self.chunk_seconds > 0:
             raise ConfigError(f"fps {self.fps} and chunk_seconds {self.chunk_seconds} must be above 0")
+        if self.loop_tokens < 0 or 0 < self.loop_tokens < 16:
+            raise ConfigError(f"loop_tokens {self.loop_tokens} must be 16 or more, or 0 for never")
 
     @property
     def frames(self) -> int:
@@ -104,6 +110,10 @@ class StreamOptions:
             )
         policy, shape = make_policy(self.policy, **self.policy_options), self.shape(adapter, script)
         return policy.rows_needed(shape), policy.anchors_needed(shape)
+
+    def make_policy(self) -> Any:
+        """What decides what stays."""
+        return guarded(make_policy(self.policy, **self.policy_options), self.loop_tokens)
 
     def question(self, script: Script, words: str) -> list[Piece]:
         """A question's turn.

@@ -75,6 +75,7 @@ def streaming_vlm(
         positions="contiguous" if pos_mode == "shrink" else "native",
         speak=speak,
         penalise_vision=True,
+        loop_tokens=0,
         rebase_at=0.0,  # the reference's own angles: float32 rounds 1e-4 rad away at positions of a few thousand
     )
     script = ScriptOptions(query=query, query_in="first-turn", previous_text=previous_text)

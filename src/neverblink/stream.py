@@ -21,7 +21,7 @@ from neverblink.eye import Eye
 from neverblink.kv import snapshot
 from neverblink.kv.arena import Arena
 from neverblink.kv.cache import StreamCache
-from neverblink.kv.policies import check_room, make_policy
+from neverblink.kv.policies import check_room
 from neverblink.kv.relocate import relocate
 from neverblink.kv.table import Rows, Table
 from neverblink.kv.undo import undone_on_error
@@ -53,7 +53,7 @@ class Stream:
         slot: int = 0,
     ):
         self.adapter, self.script, self.options = adapter, script, options
-        self.policy = make_policy(options.policy, **options.policy_options)
+        self.policy = options.make_policy()
         self.budget, anchors = options.rows(adapter, script)
         self.arena, self.slot = arena or Arena.of(adapter, self.budget, anchors), slot
         self.arena.check_slot(slot, self.budget, anchors)
@@ -95,7 +95,7 @@ class Stream:
             vision = seen or (yield from self.eye.see(self.seen, chunk, asked=question is not None))
         pieces = self.script.turn(chunk.start, chunk.end, vision.parts, first=self.turn == 0)
         with timed(seconds, "make_room"):
-            self._make_room(chunk, pieces)
+            forgot = self._make_room(chunk, pieces)
         with undone_on_error(self.cache, self.sampler.generator):
             with timed(seconds, "read"):
                 logits = yield from self._read(pieces, vision, chunk.end, self.turn)
@@ -111,7 +111,9 @@ class Stream:
         why = "silence" if not text and why == "end" else why
         numbers = (len(said), self.table.n, len(chunk.frames), chunk.dropped, seconds)
         told = (question, answer, self.budget, vision.frames_skipped, vision.tokens)
-        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, *told, unanswered=unanswered)
+        return Caption(
+            chunk.start, chunk.end, text, not text, why, *numbers, *told, unanswered=unanswered, forgot=forgot
+        )
 
     def answer_steps(self, question: str, *, remember: bool = False) -> Steps[str]:
         """`ask` as steps."""
@@ -149,13 +151,14 @@ class Stream:
         """Positions [rows, 3] that the model is told; under contiguous positions the first held row counts as 0."""
         return self.table.places(self.options.positions == "contiguous")
 
-    def _make_room(self, chunk: Chunk, pieces: list[Piece]) -> None:
+    def _make_room(self, chunk: Chunk, pieces: list[Piece]) -> int:
         coming = self.options.coming(self.turn, chunk, pieces, self.budget, self.script.silence_ids)
         plan = self.policy(self.rows(), coming)
         check_room(plan, coming)
         relocate(self.table, self.arena, self.slot, plan, self.adapter, self.options.positions, self.options.rebase_at)
         held = set() if plan.reuse else set(self.table.turns[: self.table.m].tolist())
         self.embeds = {turn: e for turn, e in self.embeds.items() if turn in held}
+        return plan.forgot
 
     def _read(self, pieces: list[Piece], vision: VisionBlock | None, end: float, turn: int) -> Steps[Reply]:
         """Append a turn and feed it; returns the logits [vocabulary] of its last token, or the token they come to."""

@@ -57,6 +57,7 @@ class Caption:
     frames_skipped: int = 0  # of frames_used: those that a gate kept from the encoder, or from being told
     vision_tokens: int = 0  # that this chunk was told by
     unanswered: str | None = None  # why there is no answer, where the question failed
+    forgot: int = 0  # tokens of commentary that were let go before this chunk, since they only repeated themselves
 
     @property
     def latency(self) -> float:

@@ -12,6 +12,7 @@ import torch
 
 from neverblink import Chunk, Frame, Model, ScriptOptions, Stream, StreamOptions
 from neverblink.bench.behaviour import Counter
+from neverblink.drills.twin import Gone, Twin, Watched
 from neverblink.errors import ConfigError, UnknownName
 from neverblink.eye import Eye
 from neverblink.models.base import drive
@@ -22,7 +23,6 @@ from tests.forced import Forced
 from tests.kv.test_invariants import assert_same as assert_same_state
 from tests.kv.test_invariants import poison
 from tests.kv.test_invariants import state as state_of
-from tests.kv.twin import Gone, Twin, Watched
 from tests.models import families
 
 # Each method with its knob at "nothing is saved".

@@ -15,13 +15,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from neverblink import Model, ScriptOptions, SpeakOptions, Stream, StreamOptions
-from neverblink.errors import BudgetError, SnapshotError
+from neverblink.drills.twin import Gone, Twin, Watched
+from neverblink.errors import BudgetError, ModelError, SnapshotError
+from neverblink.kv import relocate as relocation
 from neverblink.kv.relocate import turn as rotate
 from neverblink.types import Kind
 from tests.checkpoints import toy_checkpoint
 from tests.forced import Forced
-from tests.kv.twin import Gone, Twin, Watched
-from tests.strategies import END, Plot, chunk_of, plots
+from tests.strategies import END, Plot, Second, chunk_of, plots
 
 DTYPES = {"float32": 1e-4, "float64": 2e-5, "bfloat16": 0.3}  # logits are about 3 wide; angles are float32 in all
 QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -32,7 +33,9 @@ def model(dtype: str = "float32") -> Model:
     return Model.from_pretrained(toy_checkpoint(), device="cpu", dtype=dtype)
 
 
-def make_stream(plot: Plot, dtype: str = "float32", twin: bool = False) -> tuple[Stream, Watched, Forced]:
+def make_stream(
+    plot: Plot, dtype: str = "float32", twin: bool = False, loop_tokens: int = 0
+) -> tuple[Stream, Watched, Forced]:
     loaded, forced = model(dtype), Forced()
     options = StreamOptions(
         fps=4.0,
@@ -42,6 +45,7 @@ def make_stream(plot: Plot, dtype: str = "float32", twin: bool = False) -> tuple
         speak=SpeakOptions(max_tokens_per_second=8, answer_tokens=4, temperature=plot.temperature, seed=plot.seed),
         rebase_at=plot.rebase_at,
         question_tokens=24,
+        loop_tokens=loop_tokens,
     )
     script = ScriptOptions(query="Say it.", query_in=plot.query_in, previous_text=plot.previous_text)
     stream = loaded.stream(options, script, processor=forced)
@@ -356,3 +360,42 @@ def test_damaged_or_foreign_snapshots_are_refused(tmp_path: Path) -> None:
     assert_same(before, state(fresh))
     fresh.restore(path)
     assert_same(state(stream), state(fresh))
+
+
+def test_a_stream_that_fails_while_rows_are_moved_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of its layers are moved and half are not: it neither goes on nor is saved; a snapshot heals it."""
+    plot = Plot(
+        seconds=tuple(Second((56, 56), 2, (30, 31, END), None, False) for _ in range(8)),
+        policy="streaming",
+        policy_options={"sink_tokens": 4, "text_window": 4, "vision_seconds": 3.0},
+        positions="contiguous",
+        rebase_at=4096.0,
+        query_in="system",
+        previous_text="",
+        temperature=0.0,
+        seed=3,
+    )
+    stream, _, forced = make_stream(plot)
+    play(plot, stream, forced, 0, 6)
+    stream.save(tmp_path / "s.safetensors")
+    expected = play(plot, stream, forced, 6, 8)
+    stream.restore(tmp_path / "s.safetensors")
+    turned, calls = relocation.turn, []
+
+    def fails_later(*given: Any) -> torch.Tensor:
+        calls.append(given)
+        if len(calls) == 2:
+            raise MemoryError("no memory")
+        return turned(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(relocation, "turn", fails_later)
+        with pytest.raises(MemoryError):
+            play(plot, stream, forced, 6, 7)
+    for go_on in (lambda: play(plot, stream, forced, 6, 7), lambda: stream.ask("What now?")):
+        with pytest.raises(ModelError, match="failed while its cache was rearranged"):
+            go_on()
+    with pytest.raises(SnapshotError, match="is left as it was"):
+        stream.save(tmp_path / "s.safetensors")
+    stream.restore(tmp_path / "s.safetensors")
+    assert [c.text for c in expected] == [c.text for c in play(plot, stream, forced, 6, 8)]

@@ -15,6 +15,7 @@ import pytest
 from websockets.sync.client import connect
 
 from neverblink.pictures import from_bytes, to_jpeg
+from neverblink.server import watchdog
 from tests.server.running import Refused, Server, listen, sse, wait_for
 
 
@@ -287,18 +288,22 @@ def test_metrics_and_health(server: Server, pong: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_engine_is_told(tmp_path: Path) -> None:
-    """Not ready any more, and whoever asks is told, not left waiting."""
+def test_a_dead_engine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that dies again and again is given up: not ready, and whoever asks is told, not left waiting."""
+    monkeypatch.setattr(watchdog, "MOST", 2)
+    monkeypatch.setattr(watchdog, "WITHIN", 600.0)
     with Server(tmp_path, max_streams=1) as server:
-        stream_id = server.start(source="arcade:pong")
+        stream_id = server.start(source="arcade:pong", realtime=False)
         server.watched(stream_id, 1)
 
         def fail() -> Any:
             raise RuntimeError("no device")
 
         server.hub.engine.advance = fail
-        wait_for(lambda: not server.hub.worker.alive)
-        with pytest.raises(Refused, match=r"503.*no device"):
+        wait_for(lambda: server.hub.watchdog.gave_up)
+        with pytest.raises(
+            Refused, match=r"503.*RuntimeError: no device; it died 2 times in 600 s, start the server again"
+        ):
             server.call("/health/ready")
         with pytest.raises(Refused, match="the engine has stopped"):
             server.call(f"/v1/streams/{stream_id}/ask", "POST", {"question": "What?"})

@@ -49,6 +49,7 @@ class WatchOptions:
     gate: str = ""  # these three: "NAME" or "NAME:OPTION=VALUE,..."; "" is none
     encoder_cache: str = ""
     compress: str = ""  # several joined by "+"
+    loop_tokens: int | None = None  # 0: never; None: the stream's own default
     kv_budget: int | None = None  # rows; for the policies that have no windows to compute it from
 
     def questions(self) -> dict[float, str]:
@@ -85,7 +86,7 @@ class WatchOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{flag(name)} is {value}; it must be above 0")
-        for name in ("start", "end", "temperature", "seed", "sink_tokens", "text_window"):
+        for name in ("start", "end", "temperature", "seed", "sink_tokens", "text_window", "loop_tokens"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ConfigError(f"{flag(name)} is {value}; it must be 0 or more")

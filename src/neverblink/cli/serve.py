@@ -73,6 +73,10 @@ def serve(
     compress: Annotated[
         str, _option("Tell only some tokens of a picture: stc, differential, evs, decay; joined by +.", SPEC)
     ] = "",
+    loop_tokens: Annotated[
+        int | None,
+        _option("Forget the commentary once so many tokens of it only repeat themselves; 0 never. [default: 160]"),
+    ] = None,
     threads: Annotated[int | None, _option("CPU threads of the model.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the live page in a browser.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
@@ -100,7 +104,9 @@ def serve(
         from neverblink.cli.watch import load_model
 
         loaded = load_model(WatchOptions(model=model, device=device, dtype=dtype, lora=lora, threads=threads))
-        spared = {"gate": gate, "encoder_cache": encoder_cache, "compress": compress}
+        spared: dict[str, Any] = {"gate": gate, "encoder_cache": encoder_cache, "compress": compress}
+        if loop_tokens is not None:
+            spared["loop_tokens"] = loop_tokens
         return loaded, replace(loaded.options(policy), **spared)
 
     try:

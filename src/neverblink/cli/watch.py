@@ -126,6 +126,10 @@ def watch(
         str | None,
         _option("Tell only some tokens of a picture: stc, differential, evs, decay; joined by +.", metavar=_SPEC),
     ] = None,
+    loop_tokens: Annotated[
+        int | None,
+        _option("Forget the commentary once so many tokens of it only repeat themselves; 0 never. [default: 160]"),
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Show it as a live page in a browser too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
@@ -272,7 +276,7 @@ def _numbered(options: WatchOptions, number: str) -> WatchOptions:
 
 def _how(options: WatchOptions) -> dict[str, Any]:
     """What `Model.watch` and `Model.watch_many` are given alike."""
-    memory = ("policy", "positions", "pipeline", "gate", "encoder_cache", "compress")
+    memory = ("policy", "positions", "pipeline", "gate", "encoder_cache", "compress", "loop_tokens")
     speech = ("fps", "seconds", "start", "end", "seed", "max_tokens_per_second", "temperature", "query")
     own = {name: getattr(options, name) for name in (*memory, *speech)}
     return own | {"questions": options.questions(), "policy_options": options.policy_options()}
@@ -314,7 +318,10 @@ def run_page(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
         speak = replace(own.speak, **{key: value for key, value in wanted.items() if value is not None})
         fps = own.fps if options.fps is None else options.fps
         own = replace(own, fps=fps, positions=options.positions, speak=speak)
-        parts = {"gate": options.gate, "encoder_cache": options.encoder_cache, "compress": options.compress}
+        parts: dict[str, Any] = {"gate": options.gate, "encoder_cache": options.encoder_cache}
+        parts |= {"compress": options.compress}
+        if options.loop_tokens is not None:
+            parts["loop_tokens"] = options.loop_tokens
         return model, replace(own, **parts)
 
     def over() -> None:

@@ -148,7 +148,8 @@ class Engine:
 
     @torch.inference_mode()
     def advance(self) -> list[Result]:
-        """One round: every picked stream gets one request answered. A stream that fails ends, and is removed."""
+        """One round: every picked stream gets one request answered. A stream that fails ends, and is removed; until
+        the next `add` takes its slot, the `Stream` holds what it held before the turn that failed, and can be saved."""
         results: list[Result] = []
         for member in self._pick(list(self._members.values())):
             if member.doing is None:
@@ -159,6 +160,13 @@ class Engine:
         for member, reply in self._answer(self._within_pack(self._pick(asking))):
             self._note(member.resume(reply), results)
         return results
+
+    def quiet(self) -> None:
+        """After a round that raised, which is a fault of ours: what was begun is undone and what waits is let go; the
+        streams stay, at the end of their last whole turn."""
+        self._eyes, self._looking = None, []
+        for member in self._members.values():
+            member.close()
 
     def close(self) -> None:
         """End the tower's thread, where there is one; the engine is not to be used afterwards."""

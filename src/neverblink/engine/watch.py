@@ -8,7 +8,6 @@ from contextlib import ExitStack
 
 from neverblink.engine.engine import Engine
 from neverblink.engine.member import Result
-from neverblink.errors import NeverblinkError
 from neverblink.sources.ahead import Ahead
 from neverblink.sources.base import Source
 from neverblink.sources.chunks import asked, chunks
@@ -65,7 +64,7 @@ def watch_sources(
                     chunk, question = next(readers[name])
                 except StopIteration:
                     over[name] = None
-                except NeverblinkError as error:
+                except Exception as error:  # a fault of one source, ours or not, ends one stream
                     over[name] = error
                 else:
                     on_chunk(name, chunk)

@@ -43,6 +43,7 @@ class Plan:
     keep: np.ndarray  # [kept] indices into the rows
     moved: np.ndarray  # [kept] bool: this row is previous text from now on
     reuse: bool = True  # False: nothing in the arena is used again, every kept row is fed once more
+    forgot: int = 0  # tokens of commentary that leave because they only repeated themselves (loops.py)
 
 
 @dataclass(frozen=True, slots=True)

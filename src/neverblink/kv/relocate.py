@@ -38,7 +38,20 @@ def relocate(
 
     Args:
         rebase_at: positions are turned back to zero when the next token would stand beyond this.
+
+    Raises:
+        ModelError: an earlier one failed half-way; whatever fails in here leaves the table torn.
     """
+    table.check_whole()
+    table.torn = True
+    moved = _relocate(table, arena, slot, plan, adapter, positions, rebase_at)
+    table.torn = False
+    return moved
+
+
+def _relocate(
+    table: Table, arena: Arena, slot: int, plan: Plan, adapter: Adapter, positions: Positions, rebase_at: float
+) -> Moved:
     keep, n = plan.keep, table.n
     dropped = table.m - len(keep)
     if not plan.reuse:

@@ -6,6 +6,7 @@ code; everything in it is checked before it is used.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zlib
@@ -21,7 +22,7 @@ from neverblink.errors import SnapshotError
 from neverblink.kv.table import COLUMNS
 from neverblink.types import Kind
 
-VERSION = 1
+VERSION = 2
 
 
 def state_of(stream: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -67,16 +68,21 @@ def save(stream: Any, path: str | Path) -> None:
     """Write a snapshot.
 
     Raises:
-        SnapshotError: the file cannot be written; an older one at the same place still stands.
+        SnapshotError: the file cannot be written, or a failure has left the stream half moved; an older one at the
+            same place still stands.
     """
+    if stream.table.torn:
+        raise SnapshotError(f"the stream failed while its cache was rearranged; {path} is left as it was")
     path, (tensors, plain) = Path(path), state_of(stream)
-    head = {"version": VERSION, "identity": identity_of(stream), "state": plain, "crc32": _checksum(tensors)}
+    head: dict[str, Any] = {"version": VERSION, "identity": identity_of(stream), "state": plain}
+    head["crc32"] = _checksum(tensors, head)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file(tensors, beside, metadata={"neverblink": json.dumps(head)})
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file system that cannot be written cannot be tidied either
+            beside.unlink(missing_ok=True)
         raise SnapshotError(f"cannot write the snapshot {path}: {error}") from error
 
 
@@ -95,11 +101,12 @@ def load(stream: Any, path: str | Path) -> None:
     if not isinstance(head, dict) or head.get("version") != VERSION:
         found = head.get("version") if isinstance(head, dict) else None
         raise SnapshotError(f"{path} is no neverblink snapshot of version {VERSION} (found {found})")
+    identity = head.get("identity")
     for key, here in identity_of(stream).items():
-        there = head.get("identity", {}).get(key)
+        there = identity.get(key) if isinstance(identity, dict) else None
         if there != here:
             raise SnapshotError(f"the snapshot's {key} differs: {there!s:.80} there, {here!s:.80} here")
-    if head.get("crc32") != _checksum(tensors):
+    if head.pop("crc32", None) != _checksum(tensors, head):
         raise SnapshotError(f"{path} is damaged: its checksum does not match its content; use an older snapshot")
     put(stream, tensors, _checked(stream, tensors, head.get("state")))
 
@@ -136,8 +143,8 @@ def put(stream: Any, tensors: dict[str, torch.Tensor], plain: dict[str, Any]) ->
     stream.turn, stream.end = plain["turn"], plain["end"]
 
 
-def _checksum(tensors: dict[str, torch.Tensor]) -> int:
-    crc = 0
+def _checksum(tensors: dict[str, torch.Tensor], head: dict[str, Any]) -> int:
+    crc = zlib.crc32(json.dumps(head, sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         crc = zlib.crc32(f"{name}{tuple(value.shape)}{value.dtype}".encode(), crc)

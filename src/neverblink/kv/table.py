@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neverblink.errors import BudgetError
+from neverblink.errors import BudgetError, ModelError
 from neverblink.types import Kind, Piece
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Table:
         self.anchors = 0  # leading rows whose keys have a first-written master
         self.next_pos = 0.0  # where the next token fed will stand
         self.next_serial = 0
+        self.torn = False  # a relocation has begun and was not finished: the rows are neither here nor there
         self._columns: dict[str, np.ndarray] = {
             name: np.zeros((max_rows, *shape), dtype) for name, (dtype, shape) in COLUMNS.items()
         }
@@ -97,6 +98,14 @@ class Table:
         """All rows, pending ones included."""
         return Rows({name: column[: self.m] for name, column in self._columns.items()}, self.n)
 
+    def check_whole(self) -> None:
+        """Refuse to go on from rows that a failure has left half moved; raises ModelError."""
+        if self.torn:
+            raise ModelError(
+                "the stream failed while its cache was rearranged, so what it holds is lost; restore a snapshot, or "
+                "begin a new stream"
+            )
+
     def append(self, pieces: Iterable[Piece], *, turn: int, time: float, vision: VisionBlock | None = None) -> None:
         """Write pieces as pending rows.
 
@@ -107,8 +116,9 @@ class Table:
             vision: places of the PIXELS pieces, which must have as many ids together.
 
         Raises:
-            BudgetError: they do not fit; the table is unchanged.
+            BudgetError: they do not fit; the table is unchanged. ModelError: see `check_whole`.
         """
+        self.check_whole()
         pieces = [p for p in pieces if p.ids]
         coming = sum(len(p.ids) for p in pieces)
         if self.m + coming > self.max_rows:
@@ -184,4 +194,4 @@ class Table:
         """Take over what `columns` gave."""
         for name, column in self._columns.items():
             column[: len(columns[name])] = columns[name]
-        self.m = len(columns["ids"])
+        self.m, self.torn = len(columns["ids"]), False

@@ -6,6 +6,7 @@ writer. Old lines go by age and by size; their pages are given back to the disk.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -173,6 +174,8 @@ class Journal:
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):  # on a full disk the log of changes is what can be given back
+                    self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 raise
             self._since_prune += 1
             if self._since_prune >= PRUNE_EVERY:

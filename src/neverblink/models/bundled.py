@@ -35,6 +35,30 @@ def read_card(folder: Path) -> Card:
         return Card()
     try:
         values = json.loads(file.read_text())
-        return Card(**{k: v for k, v in values.items() if k in Card.__dataclass_fields__})
-    except (ValueError, TypeError, AttributeError) as error:
+        card = Card(**{k: v for k, v in values.items() if k in Card.__dataclass_fields__})
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file} is not a neverblink card: {error}") from error
+    wrong = _wrong(card)
+    if wrong:
+        raise ModelError(f"{file} is not a neverblink card: {wrong}")
+    return card
+
+
+def _wrong(card: Any) -> str:
+    """What is not of its type in a card that somebody else wrote; "" where all is."""
+
+    def is_number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+
+    if not isinstance(card.name, str) or not isinstance(card.domain, str | None):
+        return f"name {card.name!r} and domain {card.domain!r} must be words"
+    if not is_number(card.fps) or not card.fps > 0:
+        return f"fps {card.fps!r} must be a number above 0"
+    for name in ("script", "policy_options", "speak"):
+        values = getattr(card, name)
+        if not isinstance(values, dict):
+            return f"{name} {values!r:.60} must be an object"
+        for key, value in values.items():
+            if not (isinstance(value, str) if name == "script" else is_number(value)):
+                return f"{name}.{key} is {value!r:.60}, which is {'no text' if name == 'script' else 'no number'}"
+    return ""

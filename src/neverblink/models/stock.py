@@ -57,6 +57,7 @@ class Checkpoint:
                 attn_implementation=self.attn,
                 use_safetensors=True,
                 local_files_only=True,
+                trust_remote_code=False,
                 **more,
             )
         except (ImportError, RuntimeError, ValueError) as error:
@@ -80,7 +81,7 @@ class Checkpoint:
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         beside = self.folder / "chat_template.json"  # where older processors keep it
         if not tokenizer.chat_template and beside.is_file():
             tokenizer.chat_template = json.loads(beside.read_text())["chat_template"]
@@ -112,6 +113,8 @@ class Checkpoint:
                 f"{self.name} is quantised with {self.quantisation}, and a LoRA adapter cannot be merged into that "
                 f"without loss; merge it into the checkpoint before it is quantised"
             )
+        if not list(self.lora.glob("*.safetensors")):
+            raise ModelError(f"{self.lora} holds no .safetensors adapter; other formats can run code and are not read")
         try:
             from peft import PeftModel
         except ImportError as error:

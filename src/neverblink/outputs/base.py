@@ -18,6 +18,7 @@ from typing import Protocol, Self
 from neverblink.errors import ConfigError
 from neverblink.types import Caption, Event, EventType
 
+STEADY = 10  # events in a row that an output has to take before it counts as recovered
 PAGE = 4096  # bytes; the smallest unit in which a kernel copies a write to a file
 
 
@@ -66,8 +67,12 @@ class Recorder:
         self._seq = first  # of the next event; a stream that goes on after a restart goes on counting
 
     def caption(self, caption: Caption) -> list[Event]:
-        """A caption or silence event and, when a question was asked with this chunk, it and its answer (or why there is
-        none) behind."""
+        """A caption or silence event; before it that a loop was left, behind it the question that was asked with this
+        chunk and its answer, or why there is none."""
+        events = []
+        if caption.forgot:
+            text = f"the commentary only repeated itself; its last {caption.forgot} tokens are forgotten"
+            events.append(self.note("drop", text, caption.start))
         said = self._event(
             "silence" if caption.silent else "caption",
             "" if caption.silent else caption.text,
@@ -80,12 +85,14 @@ class Recorder:
             frames_dropped=caption.frames_dropped,
             frames_skipped=caption.frames_skipped,
         )
-        if caption.question is None:
-            return [said]
-        question = self._event("question", caption.question, caption.start, caption.end)
-        if caption.answer is None:
-            return [said, question, self.note("error", f"no answer: {caption.unanswered}", caption.end)]
-        return [said, question, self.answer(caption.answer, caption, caption.seconds.get("answer", 0.0))]
+        events.append(said)
+        if caption.question is not None:
+            events.append(self._event("question", caption.question, caption.start, caption.end))
+            if caption.answer is None:
+                events.append(self.note("error", f"no answer: {caption.unanswered}", caption.end))
+            else:
+                events.append(self.answer(caption.answer, caption, caption.seconds.get("answer", 0.0)))
+        return events
 
     def answer(self, text: str, at: Caption, seconds: float) -> Event:
         """An answer that was given at a caption, `seconds` of wall time after its question."""
@@ -132,13 +139,13 @@ class Recorder:
 
 
 class Outputs:
-    """Several outputs, already open, as one. One that fails (disk full ...) is reported once until it works again;
-    the stream and the other outputs go on."""
+    """Several outputs, already open, as one. One that fails (disk full ...) is reported once until it works again for
+    `STEADY` events: a short record may still fit where a long one does not. The stream and the others go on."""
 
     def __init__(self, outputs: Iterable[Output], recorder: Recorder):
         self._outputs = list(outputs)
         self._recorder = recorder
-        self._failing: set[int] = set()
+        self._failing: dict[int, int] = {}  # number of an output -> events written since it last failed
 
     def write(self, event: Event) -> None:
         troubles = []
@@ -148,12 +155,16 @@ class Outputs:
             except BrokenPipeError:
                 raise  # nobody reads any more: a wish to stop, not a fault
             except OSError as error:
-                if i not in self._failing:
-                    self._failing.add(i)
+                known = i in self._failing
+                self._failing[i] = 0
+                if not known:
                     name = getattr(output, "path", type(output).__name__)
                     troubles.append(f"cannot write {name}: {error.strerror}; watching goes on")
             else:
-                self._failing.discard(i)
+                if i in self._failing:
+                    self._failing[i] += 1
+                    if self._failing[i] >= STEADY:
+                        del self._failing[i]
         for trouble in troubles:
             self.write(self._recorder.note("error", trouble, event.t_end))
 

@@ -33,6 +33,7 @@ from neverblink.server.sessions import Session
 from neverblink.server.spec import Spec, spec_of
 from neverblink.server.talks import Talk
 from neverblink.server.vault import Vault
+from neverblink.server.watchdog import Watchdog
 from neverblink.server.worker import Worker
 from neverblink.sources import kind_of, redact
 from neverblink.sources.addresses import ReachRule
@@ -41,7 +42,6 @@ T = TypeVar("T")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 DRAIN = 2.0  # seconds that a stop has for what was read and is not watched yet
 TALKS = 2  # slots for conversations, besides those of the streams
-STUCK = 60.0  # seconds without a sign of life of the engine's thread; a long prefill on a CPU takes many
 NEW_KINDS = ("arcade", "camera", "file", "network", "push")  # what a client may start
 CLIENT_SOURCE = re.compile(r"push|upload:[0-9a-f]{16}|arcade:.+|camera:\d{1,3}|(?:rtsps?|https?)://.+", re.DOTALL)
 
@@ -89,7 +89,7 @@ class Hub:
         os.chmod(self.journal.path, 0o600)  # what a camera has seen is nobody else's business
         self.vault = Vault(self.folder / "addresses.json")
         self.journal_error, self.journal_failures = "", 0
-        self.worker = Worker(self.engine)
+        self.worker, self.watchdog = Worker(self.engine), Watchdog(self)
         self.feed = Feed(self.journal)
         self.hooks = Hooks(allow_private=options.allow_private_urls)
         self.sessions: dict[str, Session] = {}
@@ -97,14 +97,14 @@ class Hub:
         self.began = time.time()
         self.closing = False
         self.on_over: Callable[[Session], None] = lambda session: None
-        self._ticker: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     # -- beginning and end --------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Start the engine, and the streams that were there when the server last stopped."""
         self.worker.start()
-        self._ticker = asyncio.create_task(self._tick())
+        self._tasks = [asyncio.create_task(self._tick()), asyncio.create_task(self.watchdog.run())]
         for record in self.journal.streams():
             if not record.about.get("open"):
                 continue
@@ -123,10 +123,11 @@ class Hub:
     async def close(self) -> None:
         """Stop every stream where it is; it goes on from there at the next start."""
         self.closing = True
-        if self._ticker is not None:
-            self._ticker.cancel()
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*(asyncio.to_thread(session.halt) for session in self.sessions.values()))
-        await self.call(self._save_all)
+        if self.worker.alive:  # else the snapshots are as they were
+            await self.call(self._save_all)
         await asyncio.to_thread(self.worker.stop)
         await asyncio.to_thread(self.engine.close)
         await asyncio.to_thread(self.hooks.close)
@@ -198,9 +199,11 @@ class Hub:
         await self.call(set_down)
 
     async def resume(self, session: Session) -> None:
-        if session.state not in ("paused", "failed") or session.stream is None:
+        if session.state not in ("paused", "failed"):
             raise Problem(409, f"stream {session.id} is {session.state} and cannot be resumed")
         await asyncio.to_thread(session.halt)
+        if session.stream is None:  # its failure has cost it its place, not its memory
+            await self._admit(session)
         session.trouble = ""
         await self.call(session.start)
 
@@ -293,11 +296,7 @@ class Hub:
 
     def troubles(self) -> list[str]:
         """Why it cannot work at this moment."""
-        found = []
-        if not self.worker.alive:
-            found.append(f"the engine has stopped: {self.worker.failure}")
-        elif time.monotonic() - self.worker.beat > STUCK:
-            found.append(f"the engine gives no sign of life for {time.monotonic() - self.worker.beat:.0f} s")
+        found = [text for text in (self.worker.trouble(), self.watchdog.trouble()) if text]
         if self.journal_error:
             found.append(f"the journal cannot be written: {self.journal_error}")
         with contextlib.suppress(OSError):

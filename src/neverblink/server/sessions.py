@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from neverblink.engine import Result
-from neverblink.errors import ConfigError, NeverblinkError, SnapshotError
+from neverblink.errors import ConfigError, ModelError, NeverblinkError, SnapshotError
 from neverblink.memory.journal import Entry, StreamRecord
 from neverblink.memory.output import SHOWN, THUMBNAIL, JournalOutput
 from neverblink.memory.recall import recall
@@ -105,6 +105,7 @@ class Session:
         self._halt = threading.Event()
         self._room = threading.Event()  # the engine has taken a chunk up
         self._saved_at, self._save_took = time.monotonic(), 0.0
+        self._unsaved = False  # the last snapshot could not be written, which has been told
         self._said_at = 0.0
 
     # -- from the event loop ------------------------------------------------------------------------------------------
@@ -186,6 +187,13 @@ class Session:
         self.stream = None
         self._fail_asked(error or ConfigError(f"stream {self.id} is gone"))
 
+    def reenter(self, why: str) -> None:
+        """Take its place again after the engine has failed, with what it held, or else with its older snapshot."""
+        self.save()
+        self.leave(ModelError(why))
+        self._note("error", why)
+        self.enter()
+
     def start(self) -> None:
         """Begin to read, where the stream stands."""
         self._halt.clear()
@@ -224,7 +232,11 @@ class Session:
         try:
             self.stream.save(self._snapshot)
         except SnapshotError as error:
-            self._note("error", str(error))
+            if not self._unsaved:
+                self._note("error", str(error))
+            self._unsaved = True
+        else:
+            self._unsaved = False
         self._saved_at = time.monotonic()
         self._save_took = self._saved_at - began
 
@@ -328,7 +340,9 @@ class Session:
     def on_result(self, result: Result) -> None:
         self._room.set()
         if result.error is not None:
-            self.trouble = f"{type(result.error).__name__}: {result.error}"
+            self.save()  # what it held before the turn that failed
+            at = self.stream.end if self.stream is not None else 0.0
+            self.trouble = f"{type(result.error).__name__}: {result.error}; resume it to go on from second {at:.0f}"
             self.leave(result.error)
             self._halt.set()
             self._over("failed")

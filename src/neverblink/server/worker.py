@@ -1,19 +1,30 @@
-"""The one thread that owns the engine. Everybody else hands it work and waits for a future."""
+"""The one thread that owns the engine. Everybody else hands it work and waits for a future.
+
+What fails belongs to one stream, and ends that stream: the engine sees to the model's failures, `_tell` to those of
+whoever listens. Whatever else is raised ends the thread, and `watchdog.py` begins a new one.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from neverblink.engine import Engine, Result
-from neverblink.errors import ConfigError
+from neverblink.errors import ConfigError, ModelError, NeverblinkError
 
 T = TypeVar("T")
 IDLE = 0.5  # seconds between two signs of life while there is nothing to do
+PATIENCE = 60.0  # seconds that the first rounds may take; a long prefill on a CPU takes many
+LEAST = 10.0  # seconds that a round may take at least, once it is known how long they take
+FAILED_IN_A_ROW = 3  # streams, with nothing said in between: then it is the model or its device that fails
 
 
 class Listener(Protocol):
@@ -34,13 +45,28 @@ class Worker:
         self.listeners: dict[str, Listener] = {}  # touched on the engine's thread only
         self.failure: BaseException | None = None  # what ended the thread
         self.beat = time.monotonic()  # of its last sign of life
+        self.failing: deque[Exception] = deque(maxlen=99)  # of streams, since the engine last said something
+        self._rounds, self._slowest = 0, 0.0  # seconds
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._changed = threading.Condition()
         self._stop = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread = self._new()
+
+    def _new(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def revive(self, first: Callable[[], T]) -> Future[T]:
+        """A new thread in place of one that has died; what it does first comes before any round."""
+        assert not self.alive, "one thread owns the engine"
+        self._thread.join()
+        self.failure, self.beat = None, time.monotonic()
+        done = self.call(first)
+        self._thread = self._new()
+        self._thread.start()
+        return done
 
     def stop(self) -> None:
         with self._changed:
@@ -52,6 +78,18 @@ class Worker:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive() and self.failure is None
+
+    def trouble(self) -> str:
+        """Why nothing can be expected of it at this moment; "" where something can."""
+        if not self.alive:
+            return f"the engine has stopped: {type(self.failure).__name__}: {self.failure}"
+        silent = time.monotonic() - self.beat
+        if silent > (PATIENCE if self._rounds < 10 else max(LEAST, 10 * self._slowest)):
+            return f"the engine has been in one call for {silent:.0f} s (the longest before took {self._slowest:.1f} s)"
+        if len(self.failing) >= FAILED_IN_A_ROW:
+            last = self.failing[-1]
+            return f"the last {len(self.failing)} streams failed one after the other: {type(last).__name__}: {last}"
+        return ""
 
     def call(self, work: Callable[[], T]) -> Future[T]:
         """Have something done on the engine's thread, between two rounds."""
@@ -96,9 +134,27 @@ class Worker:
             done.set_exception(error)
 
     def _round(self) -> None:
-        for result in self.engine.advance():
+        began = time.monotonic()
+        results = self.engine.advance()
+        self._rounds, self._slowest = self._rounds + 1, max(self._slowest, time.monotonic() - began)
+        for result in results:
+            if result.error is None:
+                self.failing.clear()
+            elif isinstance(result.error, ModelError) or not isinstance(result.error, NeverblinkError):
+                self.failing.append(result.error)  # the others are told of a stream that was asked too much
             listener = self.listeners.get(result.stream_id)
             if listener is not None:
-                listener.on_result(result)
-        for listener in list(self.listeners.values()):
-            listener.on_round()
+                self._tell(result.stream_id, listener, partial(listener.on_result, result))
+        for stream_id, listener in list(self.listeners.items()):
+            self._tell(stream_id, listener, listener.on_round)
+
+    def _tell(self, stream_id: str, listener: Listener, tell: Callable[[], None]) -> None:
+        """A listener that fails ends its own stream."""
+        try:
+            tell()
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)  # a fault of ours: somebody has to see where
+            if stream_id in self.engine.stream_ids:
+                self.engine.remove(stream_id)
+            with contextlib.suppress(Exception):  # it has failed already
+                listener.on_result(Result(stream_id, error=error))

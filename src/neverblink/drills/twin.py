@@ -28,6 +28,13 @@ class Twin:
         self.k: dict[tuple[int, int], torch.Tensor] = {}  # (layer, serial) -> key before RoPE [heads, dim]
         self.v: dict[tuple[int, int], torch.Tensor] = {}
 
+    def keep(self, serials: list[int]) -> None:
+        """Forget the keys of all other tokens."""
+        wanted = set(serials)
+        for kept in (self.k, self.v):
+            for name in [name for name in kept if name[1] not in wanted]:
+                del kept[name]
+
     def hidden(self, embeds: torch.Tensor, held: list[int], new: list[int], places: torch.Tensor) -> torch.Tensor:
         """Feed `new` serials behind `held` ones; places [held + new, 3]."""
         x = embeds.to(self.dtype)[None]
@@ -67,7 +74,8 @@ class Watched:
         self._adapter, self.twin = adapter, twin
         self.table: Table | None = None
         self.native = False
-        self.worst = 0.0
+        self.worst = 0.0  # difference of a logit
+        self.feeds = self.other_best = 0  # feeds compared, and those with another best token
         self.fail_in = 0  # feeds until one fails; 0: none does
         self.feeds = 0
 
@@ -88,5 +96,7 @@ class Watched:
             places = torch.from_numpy(table.places(not self.native)[: table.n + count].copy())
             plain = self.twin.hidden(embeds, held, new, places)
             ours, theirs = self._adapter.logits(hidden).double(), self._adapter.logits(plain.to(hidden.dtype)).double()
+            self.feeds += 1
+            self.other_best += int(ours[-1].argmax()) != int(theirs[-1].argmax())
             self.worst = max(self.worst, float((ours - theirs).abs().max()))
         return hidden
