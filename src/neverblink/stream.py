@@ -72,8 +72,7 @@ class Stream:
         """Watch one chunk and say what happens in it.
 
         Args:
-            question: answered after the commentary, from what the stream holds (where that fails, the caption says
-                why); leaves no trace in the stream...
+            question: answered after the commentary, from what the stream holds; leaves no trace in the stream...
             remember: ...unless this is set. seen: the chunk's pictures, where they were encoded ahead.
 
         Raises:
@@ -110,10 +109,8 @@ class Stream:
         text = self.script.text_of(said)
         why = "silence" if not text and why == "end" else why
         numbers = (len(said), self.table.n, len(chunk.frames), chunk.dropped, seconds)
-        told = (question, answer, self.budget, vision.frames_skipped, vision.tokens)
-        return Caption(
-            chunk.start, chunk.end, text, not text, why, *numbers, *told, unanswered=unanswered, forgot=forgot
-        )
+        told = (question, answer, self.budget, vision.frames_skipped, vision.tokens, unanswered, forgot)
+        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, *told)
 
     def answer_steps(self, question: str, *, remember: bool = False) -> Steps[str]:
         """`ask` as steps."""

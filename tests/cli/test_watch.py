@@ -83,6 +83,7 @@ def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: py
         "gate": "pixel:similarity=0.9",
         "encoder_cache": "stc",
         "compress": "differential+stc",
+        "loop_tokens": None,
     }
     assert "[00:00:01] answer: I do not know.\n" in capsys.readouterr().out
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from runpy import run_module
 from typing import Any, NamedTuple, Self
 
 PATIENCE = 180.0  # seconds for anything; the machine may be busy, and what counts is measured
@@ -306,7 +307,5 @@ def p(values: Sequence[float], share: float) -> float:
 
 if __name__ == "__main__":
     arguments = _starter(Path(sys.argv[1]))
-    from neverblink.cli import run
-
     sys.argv = ["neverblink", *arguments]
-    sys.exit(run())
+    run_module("neverblink", run_name="__main__")
