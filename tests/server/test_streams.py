@@ -79,6 +79,7 @@ def test_a_video_is_uploaded_watched_to_its_end_and_asked(server: Server, tmp_pa
         ("arcade:chess", "no arcade game 'chess'; known: boxing"),
         ("arcade:pong?x=1", "x=1 is unknown"),
         ("concat:a|b", "a source is arcade:GAME"),
+        ("http://[::x/y", "is not a URL"),
     ],
 )
 def test_clients_may_not_have_anything_opened(server: Server, source: str, words: str) -> None:

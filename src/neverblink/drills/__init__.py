@@ -11,5 +11,11 @@ drills = Registry(
         "R16": "neverblink.drills.server:R16",
         "R16b": "neverblink.drills.server:R16b",
         "R19": "neverblink.drills.server:R19",
+        "S6": "neverblink.drills.doors:S6",
+        "S7": "neverblink.drills.doors:S7",
+        "S8": "neverblink.drills.doors:S8",
+        "S9": "neverblink.drills.doors:S9",
+        "S11": "neverblink.drills.doors:S11",
+        "S12": "neverblink.drills.doors:S12",
     },
 )
