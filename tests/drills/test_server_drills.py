@@ -5,7 +5,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pytest
 
@@ -70,9 +70,9 @@ def test_a_damaged_journal_is_seen(tmp_path: Path) -> None:
         told(journal)
     assert "" == trouble_of(tmp_path / "j.db")
     with sqlite3.connect(tmp_path / "j.db") as db:
-        db.execute("UPDATE events SET text = 'something else' WHERE id = 1")
+        db.execute("DELETE FROM words_docsize WHERE id = 1")
     db.close()
-    assert "malformed" in trouble_of(tmp_path / "j.db")
+    assert trouble_of(tmp_path / "j.db")
     data = bytearray((tmp_path / "j.db").read_bytes())
     data[4096:8192] = bytes(4096)
     (tmp_path / "j.db").write_bytes(data)
@@ -91,12 +91,12 @@ def test_a_damaged_journal_is_seen(tmp_path: Path) -> None:
 )
 def test_what_is_no_vtt_is_seen(text: str) -> None:
     assert ["a &amp; b"] == cues("WEBVTT\n\n00:00:00.000 --> 00:00:01.000\na &amp; b\n\n\n\n")
-    with pytest.raises(ValueError, match="WebVTT|backwards"):
+    with pytest.raises(ValueError, match=r"WebVTT|backwards"):
         cues(text)
 
 
 def test_events_are_read_whole() -> None:
-    lines: Any = [
+    lines = [
         b"retry: 1\n",
         b"\n",
         b"id: 4\n",
