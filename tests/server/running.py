@@ -1,13 +1,9 @@
-"""A server that runs in a thread of this process, on a toy model of the real class, and one in a process of its own."""
+"""A server that runs in a thread of this process, on a toy model of the real class."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -132,39 +128,3 @@ def sse(url: str, **headers: str) -> Iterator[dict[str, Any]]:
             elif not line.strip() and event:
                 yield event
                 event = {}
-
-
-class Process:
-    """`neverblink serve` as a user runs it."""
-
-    def __init__(self, folder: Path, *arguments: str, model: str | None = None):
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        chosen = model or str(toy_checkpoint())
-        command = [sys.executable, "-m", "neverblink", "serve", "--model", chosen, "--data", str(folder)]
-        self._command = [*command, "--port", str(self.port), *arguments]
-        self.child: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.child = subprocess.Popen(self._command, env=environment, stderr=subprocess.PIPE)
-
-        def is_ready() -> bool:
-            assert self.child is not None
-            assert self.child.poll() is None, self.child.stderr and self.child.stderr.read()
-            try:
-                call(self.url + "/health/ready")
-            except OSError:
-                return False
-            return True
-
-        wait_for(is_ready, 120)
-
-    def kill(self, number: int = signal.SIGKILL) -> int:
-        assert self.child is not None
-        self.child.send_signal(number)
-        status = self.child.wait(60)
-        if self.child.stderr is not None:
-            self.child.stderr.close()
-        self.child = None
-        return status

@@ -80,6 +80,7 @@ def test_a_video_is_uploaded_watched_to_its_end_and_asked(server: Server, tmp_pa
         ("arcade:chess", "no arcade game 'chess'; known: boxing"),
         ("arcade:pong?x=1", "x=1 is unknown"),
         ("concat:a|b", "a source is arcade:GAME"),
+        ("http://[::x/y", "is not a URL"),
     ],
 )
 def test_clients_may_not_have_anything_opened(server: Server, source: str, words: str) -> None:
@@ -287,6 +288,27 @@ def test_metrics_and_health(server: Server, pong: str) -> None:
     server.hub.journal_error = ""
 
 
+def test_a_journal_that_cannot_be_written_is_told_and_the_stream_goes_on(tmp_path: Path) -> None:
+    """Not ready while it lasts; then everything is kept again, and no number is used twice."""
+    with Server(tmp_path, max_streams=1) as server:
+        stream_id = server.start(source="arcade:pong", name="http://u:pass@host/")
+        server.watched(stream_id, 1)
+        server.hub.worker.call(lambda: server.hub.journal._db.execute("PRAGMA query_only = ON")).result()
+        at = server.call(f"/v1/streams/{stream_id}")["media_seconds"]
+        server.watched(stream_id, at + 2)
+        with pytest.raises(Refused, match=r"503.*journal cannot be written"):
+            server.call("/health/ready")
+        server.hub.worker.call(lambda: server.hub.journal._db.execute("PRAGMA query_only = OFF")).result()
+        server.watched(stream_id, at + 5)
+        assert {"status": "ready"} == server.call("/health/ready")
+        told = server.call(f"/v1/streams/{stream_id}")
+        lines = server.call(f"/v1/journal?stream={stream_id}&silence=1")["lines"]
+    assert ("running", "http://host/") == (told["state"], told["name"])
+    seqs = [line["seq"] for line in lines]
+    assert seqs == sorted(set(seqs))
+    assert seqs != list(range(len(seqs))), "what could not be kept is missing, and its numbers with it"
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_engine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that dies again and again is given up: not ready, and whoever asks is told, not left waiting."""
@@ -308,34 +330,6 @@ def test_a_dead_engine_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(Refused, match="the engine has stopped"):
             server.call(f"/v1/streams/{stream_id}/ask", "POST", {"question": "What?"})
         del server.hub.engine.advance
-
-
-def test_a_slow_reader_is_cut_and_others_are_not(server: Server, pong: str) -> None:
-    """`EventStream` against a send that never comes back."""
-    import asyncio
-
-    from neverblink.server.sse import EventStream
-
-    cut: list[int] = []
-
-    async def events() -> Any:
-        while True:
-            yield b"x"
-
-    async def run() -> None:
-        async def receive() -> Any:
-            await asyncio.sleep(60)
-
-        async def send(message: Any) -> None:
-            if message["type"] == "http.response.body":
-                await asyncio.sleep(60)
-
-        response = EventStream(events(), slow=0.05, on_cut=lambda: cut.append(1))
-        with pytest.raises(ConnectionAbortedError):
-            await response({"type": "http"}, receive, send)
-
-    asyncio.run(run())
-    assert [1] == cut
 
 
 def test_many_clients_on_one_stream(server: Server, pong: str) -> None:

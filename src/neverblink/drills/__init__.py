@@ -39,5 +39,11 @@ drills = Registry(
         "R18": "neverblink.drills.engine:R18",
         "S10": "neverblink.drills.hostile:S10",
         "S11": "neverblink.drills.hostile:S11",
+        "S6": "neverblink.drills.doors:S6",
+        "S7": "neverblink.drills.doors:S7",
+        "S8": "neverblink.drills.doors:S8",
+        "S9": "neverblink.drills.doors:S9",
+        "S11b": "neverblink.drills.doors:S11B",
+        "S12": "neverblink.drills.doors:S12",
     },
 )

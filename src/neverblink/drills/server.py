@@ -30,9 +30,12 @@ def trouble_of(journal: Path) -> str:
     """What SQLite says of a journal, its index of words included; "" where it is sound."""
     try:
         with contextlib.closing(sqlite3.connect(journal)) as db:
-            db.execute("INSERT INTO words (words, rank) VALUES ('integrity-check', 1)")
+            db.execute("INSERT INTO words (words) VALUES ('integrity-check')")
             (found,) = db.execute("PRAGMA integrity_check").fetchone()
-            return "" if found == "ok" else str(found)
+            (unknown,) = db.execute(
+                "SELECT count(*) FROM events WHERE text <> '' AND id NOT IN (SELECT id FROM words_docsize)"
+            ).fetchone()
+            return str(found) if found != "ok" else f"{unknown} lines are not in the index" if unknown else ""
     except sqlite3.Error as error:
         return str(error)
 
@@ -245,6 +248,7 @@ async def _listeners(folder: Path, count: int, seconds: float) -> Finding:
         slow = await _slow_readers(served, stream_id, slow_count)
         told = {entry.event.seq for entry in lines_of(folder / "data" / "journal.db", stream_id)}
         await asyncio.to_thread(served.end)
+        traced = served.children[-1].errors.count("Traceback")
     lost = sum(len(set(range(past, ear.numbers[-1] + 1)) - set(ear.numbers)) for ear in ears if ear.numbers)
     doubled = sum(len(ear.numbers) - len(set(ear.numbers)) for ear in ears)
     unknown = sum(len(set(ear.numbers) - told) for ear in ears)
@@ -264,6 +268,7 @@ async def _listeners(folder: Path, count: int, seconds: float) -> Finding:
         "doubled": doubled,
         "unknown": unknown,
         "never_heard": silent,
+        "tracebacks": traced,
         "mb_a_listener": round(each, 3),
         "mb_a_slow_listener": round(slow_each, 3),
         "slow_cut": slow["cut"],
@@ -271,7 +276,12 @@ async def _listeners(folder: Path, count: int, seconds: float) -> Finding:
         "pace": round(pace, 3),
         "last_seq": last,
     }
-    held = not (lost or doubled or unknown or silent) and each <= 1 and slow_each <= 1 and slow["cut"] == slow_count
+    held = (
+        not (lost or doubled or unknown or silent or traced)
+        and each <= 1
+        and slow_each <= 1
+        and slow["cut"] == slow_count
+    )
     return Finding(figure, held, measured)
 
 

@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -145,6 +146,9 @@ def _starter(toy: Path) -> list[str]:
         pid = os.fork()
         if not pid:
             os.setsid()
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+            )  # as usual
             signal.signal(signal.SIGINT, signal.default_int_handler)
             for number, path in ((1, Path(order["out"])), (2, Path(order["out"]).with_suffix(".err"))):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)

@@ -251,7 +251,10 @@ class Hub:
         if source.startswith("upload:"):
             self.path_of(source)
         elif source != "push":
-            kind = kind_of(source)
+            try:
+                kind = kind_of(source)
+            except ValueError as error:
+                raise SourceRefused(f"{source} is not a URL: {error}") from error
             if kind not in NEW_KINDS:
                 raise SourceRefused(f"{redact(source)}: a client may not start a {kind}")
             if kind == "network":
@@ -275,7 +278,7 @@ class Hub:
             return source
         number = source.removeprefix("upload:")
         path = self.folder / "uploads" / number
-        if not re.fullmatch(r"[0-9a-f]{16}", number) or (must_exist and not path.is_file()):
+        if not re.fullmatch(r"[0-9a-f]{16}", number) or (must_exist and (path.is_symlink() or not path.is_file())):
             raise SourceRefused(f"no upload {number!r}; send the file to /v1/uploads first")
         return str(path)
 
