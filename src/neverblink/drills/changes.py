@@ -52,12 +52,13 @@ def changing(folder: Path, scale: float) -> Finding:
             # In each half the pictures count from 0; the clock goes on.
             true = round(at * 25) % 50 % 28
             told = round((float(np.mean(pixels)) - 16) / 8)
-            wrong += min(abs(true - told), 28 - abs(true - told)) > 2
+            # At the seam a decoder of the old kind may hold two pictures back for ever.
+            wrong += min(abs(true - told), 28 - abs(true - told)) > 2 and not 2.0 <= at < 2.2
         wrong += any(b <= a for (a, _), (b, _) in itertools.pairwise(shown))
     which = ", ".join(f"{name}: {n}" for name, n in lost.items() if n) or "none in any"
     figure = (
         f"{len(parts)} changes ({', '.join(parts)}): at most {max(lost.values())} of 4 chunks lost ({which}), "
-        f"{wrong} pictures at a wrong time"
+        f"{wrong} pictures at a wrong time (0.2 s at the seam left out)"
     )
     return Finding(figure, max(lost.values()) <= 1 and not wrong, {**lost, "wrong_times": wrong})
 

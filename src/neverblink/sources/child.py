@@ -36,7 +36,8 @@ from neverblink.sources.wire import MessageType, write_message
 LONGEST_STEP_LIVE = 2.0  # seconds between two frames of a live source; more is a gap, and nothing is shown for it
 LONGEST_STEP_FILE = 60.0  # a still screen recording is no gap
 ALIVE_EVERY = 0.5  # seconds between signs of life while there is no frame to send
-CHANGED_AFTER = 20  # broken packets of a live source in a row: it is opened anew, as what it is now
+RUBBISH_AFTER = 3  # broken packets in a row: what a wrong decoder makes of the next one, now and then, is no picture
+CHANGED_AFTER = 12  # broken packets of a live source in a row: it is opened anew, as what it is now
 NO_PICTURE = 20.0  # seconds of a live source's data in which nothing can be decoded; key frames come more often
 HLS_PATIENCE = 4.0  # times the read timeout: the next segment of a live playlist may be one segment away
 NO_CLOCK = ("mpjpeg", "mjpeg", "h264", "hevc", "m4v", "mpegvideo")  # their time stamps are only a guess at the rate
@@ -277,8 +278,10 @@ class Decoder:
                 if time.monotonic() - self._last_picture > ALIVE_EVERY:
                     allow_cpu()
                 self._last_picture = time.monotonic()
-                if not frame.is_corrupt:  # what a wrong decoder makes of it, now and then, is no picture
+                if not frame.is_corrupt:
                     self._broken_in_a_row, good_until = 0, packet.pos
+                elif self._broken_in_a_row >= RUBBISH_AFTER:
+                    continue
                 self.decoded_frames += 1
                 self._tail_broken = self._tail_broken or frame.is_corrupt
                 yield frame
