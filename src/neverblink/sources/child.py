@@ -36,6 +36,8 @@ from neverblink.sources.wire import MessageType, write_message
 LONGEST_STEP_LIVE = 2.0  # seconds between two frames of a live source; more is a gap, and nothing is shown for it
 LONGEST_STEP_FILE = 60.0  # a still screen recording is no gap
 ALIVE_EVERY = 0.5  # seconds between signs of life while there is no frame to send
+RUBBISH_AFTER = 3  # broken packets in a row: what a wrong decoder makes of the next one, now and then, is no picture
+CHANGED_AFTER = 12  # broken packets of a live source in a row: it is opened anew, as what it is now
 NO_PICTURE = 20.0  # seconds of a live source's data in which nothing can be decoded; key frames come more often
 HLS_PATIENCE = 4.0  # times the read timeout: the next segment of a live playlist may be one segment away
 NO_CLOCK = ("mpjpeg", "mjpeg", "h264", "hevc", "m4v", "mpegvideo")  # their time stamps are only a guess at the rate
@@ -69,7 +71,7 @@ class Decoder:
         self.live = False
         self.can_seek = True
         self.decoded_frames = 0
-        self.broken_packets = 0
+        self.broken_packets = self._broken_in_a_row = 0
         self._last_word = self._last_picture = time.monotonic()
         self._time = 0.0  # media time of the newest decoded frame
         self._until = 0.0  # media time until which the last frame is shown
@@ -239,6 +241,7 @@ class Decoder:
     def _decode(self, container: Any, stream: Any) -> Iterator[Any]:
         """Decoded frames; a broken packet is counted and left out, a broken container ends the source."""
         packets = container.demux(stream)
+        good_until: int | None = None  # the last place in the file where a whole picture began
         while True:
             try:
                 packet = next(packets, None)
@@ -262,12 +265,23 @@ class Decoder:
                 raise
             except av.error.FFmpegError:
                 self.broken_packets += 1
+                self._broken_in_a_row += 1
                 self._tail_broken = True
                 decoded = []
+                if self._broken_in_a_row == CHANGED_AFTER:
+                    if self.live:
+                        raise FailureError("the source has changed into something else") from None
+                    if container.format.name == "mpegts" and good_until:
+                        yield from self._decode(*self._open_from(good_until))
+                        return
             for frame in decoded:
                 if time.monotonic() - self._last_picture > ALIVE_EVERY:
                     allow_cpu()
                 self._last_picture = time.monotonic()
+                if not frame.is_corrupt:
+                    self._broken_in_a_row, good_until = 0, packet.pos
+                elif self._broken_in_a_row >= RUBBISH_AFTER:
+                    continue
                 self.decoded_frames += 1
                 self._tail_broken = self._tail_broken or frame.is_corrupt
                 yield frame
@@ -275,6 +289,13 @@ class Decoder:
                 raise FailureError(f"{NO_PICTURE:g} s of data without one picture")
             if time.monotonic() - self._last_word > ALIVE_EVERY:
                 self.say("alive")
+
+    def _open_from(self, byte: int) -> tuple[Any, Any]:
+        """The rest of a transport stream, as what it is from there on: recordings are cut together from others."""
+        self._rest = self._try_to_open(skip_initial_bytes=str(byte))
+        self.broken_packets -= CHANGED_AFTER
+        self._broken_in_a_row = 0
+        return self._rest, self._pick_stream(self._rest)
 
     def _seek(self, container: Any, stream: Any, start: float, frames: Iterator[Any]) -> Iterator[Any]:
         """Frames from the last key frame before `start`; media time still counts from the first frame of the file."""
