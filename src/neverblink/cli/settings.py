@@ -32,6 +32,6 @@ def load(given: dict[str, Any]) -> WatchOptions:
         where = f"--{name.replace('_', '-')}" if name in given else f"NEVERBLINK_{name.upper()}"
         raise ConfigError(f"{where} is {first['input']!r}: {first['msg'].lower()}") from error
     except SettingsError as error:  # of what stands for a list
-        raise ConfigError(f"NEVERBLINK_ASK is no JSON list of texts; write it as '[\"12.5:What is it?\"]'") from error
+        raise ConfigError("NEVERBLINK_ASK is no JSON list of texts; write it as '[\"12.5:What is it?\"]'") from error
     options.check()
     return options
