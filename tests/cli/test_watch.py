@@ -58,7 +58,7 @@ def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: py
     arguments = "watch x.mp4 --model there --device cpu --dtype float32 --attn eager --revision r1 --fps 4 --seconds 2"
     arguments += " --lora tuned"
     arguments += " --policy sliding --vision-window 8 --positions native --seed 3 --temperature 0.5 --start 1 --end 9"
-    arguments += " --gate pixel:similarity=0.9 --encoder-cache stc --compress differential+stc"
+    arguments += " --gate pixel:similarity=0.9 --encoder-cache stc --compress differential+stc --loop-tokens 200"
     assert (
         main([*arguments.split(), "--realtime", "--pipeline", "--ask", "1.5:Who leads?", "--query", "the score"]) == 0
     )
@@ -83,7 +83,7 @@ def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: py
         "gate": "pixel:similarity=0.9",
         "encoder_cache": "stc",
         "compress": "differential+stc",
-        "loop_tokens": None,
+        "loop_tokens": 200,
     }
     assert "[00:00:01] answer: I do not know.\n" in capsys.readouterr().out
 

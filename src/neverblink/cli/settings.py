@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any, get_type_hints
 
 from pydantic import ValidationError, create_model
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from neverblink.cli.options import WatchOptions
 from neverblink.errors import ConfigError
@@ -31,5 +31,7 @@ def load(given: dict[str, Any]) -> WatchOptions:
         name = "_".join(str(part) for part in first["loc"][:1])
         where = f"--{name.replace('_', '-')}" if name in given else f"NEVERBLINK_{name.upper()}"
         raise ConfigError(f"{where} is {first['input']!r}: {first['msg'].lower()}") from error
+    except SettingsError as error:  # of what stands for a list
+        raise ConfigError("NEVERBLINK_ASK is no JSON list of texts; write it as '[\"12.5:What is it?\"]'") from error
     options.check()
     return options

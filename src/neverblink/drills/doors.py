@@ -10,13 +10,13 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from neverblink.drills.base import Drill, Finding
-from neverblink.drills.rows import ROWS
+from neverblink.drills.parts import drill_of
 from neverblink.drills.serving import Answer, Served, Starter, cues, wait_for
 from neverblink.memory.journal import Journal, StreamRecord
 from neverblink.outputs.base import Recorder, plain
@@ -426,11 +426,6 @@ def tries(url: str) -> Iterator[tuple[str, str, Any]]:
         )
 
 
-def _of(row: str, run: Callable[[Path, float], Finding]) -> Drill:
-    known = ROWS[row]
-    return Drill(row, known.fault, known.peers, known.beat, run)
-
-
-S6, S7, S8, S9 = _of("S6", keys), _of("S7", strangers), _of("S8", ids), _of("S9", others)
-S11B, S12 = _of("S11b", markup), _of("S12", passwords)
+S6, S7, S8, S9 = drill_of("S6", keys), drill_of("S7", strangers), drill_of("S8", ids), drill_of("S9", others)
+S11B, S12 = drill_of("S11", markup, "markup in captions, over the wires and on the page"), drill_of("S12", passwords)
 DRILLS: tuple[Drill, ...] = (S6, S7, S8, S9, S11B, S12)

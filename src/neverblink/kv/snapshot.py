@@ -23,6 +23,7 @@ from neverblink.kv.table import COLUMNS
 from neverblink.types import Kind
 
 VERSION = 2
+FAR = 1e12  # no second, place or serial of a stream comes near
 
 
 def state_of(stream: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -161,20 +162,26 @@ def _checked(stream: Any, tensors: dict[str, torch.Tensor], plain: Any) -> dict[
             raise SnapshotError(f"the snapshot is damaged: {what}")
 
     names = ("n", "m", "anchors", "next_pos", "next_serial", "turn", "end")
-    demand(
-        isinstance(plain, dict) and all(isinstance(plain.get(k), int | float) for k in names), "its state is missing"
-    )
+    demand(isinstance(plain, dict) and all(type(plain.get(k)) in (int, float) for k in names), "its state is missing")
     n, m, anchors = plain["n"], plain["m"], plain["anchors"]
-    demand(all(isinstance(x, int) for x in (n, m, anchors, plain["turn"])), "its counts are no whole numbers")
+    counts = (n, m, anchors, plain["turn"], plain["next_serial"])
+    demand(all(type(x) is int and 0 <= x < 2**31 for x in counts), "its counts are no whole numbers")
+    demand(all(abs(plain[k]) < FAR for k in ("next_pos", "end")), "its clock or its place is no number of ours")
     demand(0 <= anchors <= n <= m <= table.max_rows, f"rows {anchors} <= {n} <= {m} <= {table.max_rows} do not hold")
     demand(anchors <= arena.anchor_rows, f"{anchors} anchors > {arena.anchor_rows}")
     for name in COLUMNS:
         demand(f"table.{name}" in tensors, f"column {name} is missing")
         column, own = tensors[f"table.{name}"], torch.from_numpy(getattr(table, name))
         demand(column.shape == (m, *own.shape[1:]) and column.dtype == own.dtype, f"column {name} has a wrong shape")
-        demand(bool(torch.isfinite(column.double()).all()), f"column {name} holds no numbers")
+        demand(bool((column.double().abs() < FAR).all()), f"column {name} holds no numbers of ours")
     kinds = tensors["table.kinds"]
     demand(not m or (0 <= int(kinds.min()) and int(kinds.max()) <= max(Kind)), "a row has an unknown kind")
+    known = stream.adapter.model.get_input_embeddings().weight.shape[0]
+    ids = tensors["table.ids"]
+    demand(not m or (0 <= int(ids.min()) and int(ids.max()) < known), f"a row has an id that is none of {known}")
+    for turn, cell in {*zip(tensors["table.turns"].tolist(), tensors["table.cells"].tolist(), strict=True)}:
+        seen = tensors.get(f"embeds.{turn}")
+        demand(cell >= -1 and (seen is None or cell < len(seen)), f"a row has cell {cell} of turn {turn}")
     heads, width = arena.k[0].shape[1], arena.k[0].shape[3]
     for layer in range(arena.layers):
         for part, rows in (("k", n), ("v", n), ("masters", anchors)):
