@@ -15,6 +15,7 @@ from neverblink.models.base import Look, VisionBlock, Whole
 from neverblink.models.graph import DecodeStep
 from neverblink.models.patches import LinearPatches
 from neverblink.models.stock import Checkpoint, StockAdapter, stock_time_only
+from neverblink.models.windows import in_one_call
 from neverblink.vision.pixels import PixelOptions, cut_frames, fit, normalise, patchify
 from neverblink.vision.towers import QwenTower
 
@@ -44,6 +45,7 @@ class Qwen25VL(StockAdapter):
         self.patches_per_token = float(pixels.merge**2)
         if not isinstance(self._visual.patch_embed, LinearPatches):
             self._visual.patch_embed = LinearPatches(self._visual.patch_embed, pixels)
+        in_one_call(self._visual)
         self._shared = model.config.text_config.num_attention_heads // self.kv_heads
         self.lean = lean.can_run(self._lm)  # False takes the stock forward
         self.can_graph = lean.knows(self._lm)
@@ -154,15 +156,13 @@ class Qwen25VL(StockAdapter):
     def forward_packed(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         if not self.lean:
             return super().forward_packed(embeds, positions, cache)
-        parts = [(part, embeds[part.start : part.end]) for part in cache.segments]
-        seen = [lean.mask(own, part.rows - len(own), self._shared) for part, own in parts]
+        seen = [lean.mask(embeds[p.start : p.end], p.rows - (p.end - p.start), self._shared) for p in cache.segments]
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            cache.update(k, v, layer)
             mixed = []
-            for part, mask in zip(cache.segments, seen, strict=True):
-                keys, values = cache.rows_of(part, layer)
-                mixed.append(lean.attention(q[:, :, part.start : part.end], keys, values, mask))
+            for (own, start, end, _, _), mask in zip(cache.segments, seen, strict=True):
+                keys, values = own.layers[layer].update(k[:, :, start:end], v[:, :, start:end])
+                mixed.append(lean.attention(q[:, :, start:end], keys, values, mask))
             return torch.cat(mixed)
 
         return lean.decode(self._lm, embeds, positions, attend)

@@ -18,6 +18,7 @@ from neverblink.models.base import Greedy, Look, VisionBlock
 from neverblink.models.best import BestToken
 from neverblink.models.int8 import quantise
 from neverblink.models.packed import packed_calls
+from neverblink.models.products import quicken
 from neverblink.types import QWEN, Marks, Part
 
 # Frequencies that do not depend on how long a sequence is: a key that was baked anywhere can be turned anywhere.
@@ -148,6 +149,7 @@ class StockAdapter(ABC):
     large_vocabulary = 16_384  # words; below, the logits are the smaller part of a token, and all are computed
 
     def __init__(self, model: Any, tokenizer: Any, name: str = ""):
+        quicken(model)
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self._lm, self._head = self._parts(model)
         text = self._lm.config
@@ -280,7 +282,8 @@ class StockAdapter(ABC):
         return self._best.pick(hidden, greedy.penalty, None if greedy.penalty == 1 else greedy.held())
 
     def rotation(self, old: torch.Tensor, new: torch.Tensor, rope: str = "") -> tuple[torch.Tensor, torch.Tensor]:
-        (cos0, sin0), (cos1, sin1) = self._angles(old, rope), self._angles(new, rope)
+        cos, sin = self._angles(torch.cat([old, new]), rope)  # one call: a module's Python is the dearer part
+        (cos0, cos1), (sin0, sin1) = ((x[: len(old)], x[len(old) :]) for x in (cos, sin))
         return cos1 * cos0 + sin1 * sin0, sin1 * cos0 - cos1 * sin0
 
     def _angles(self, positions: torch.Tensor, rope: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -113,8 +113,8 @@ class QwenTower:
 class SiglipTower:
     """A plain tower in which every patch sees every other: transformers' SigLIP vision model, or one built like it.
 
-    `patches` are its pixel values [3, H, W]; the result is its last hidden state [n, d]. For encoder caches of plug-ins:
-    no family of ours with such a tower takes a cache yet (`takes` of the square families is empty).
+    `patches` are its pixel values [3, H, W]; the result is its last hidden state [n, d]. For encoder caches of
+    plug-ins: no family of ours with such a tower takes one yet (`takes` of the square families is empty).
     """
 
     def __init__(self, vision: Any):
