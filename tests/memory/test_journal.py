@@ -178,6 +178,10 @@ def test_recall_puts_what_fits_in_front_of_the_question(tmp_path: Path) -> None:
         assert 2 == len(recalled.entries) == recalled.words.count("\n") - 1
         assert recalled.words.endswith("\nWho scored?")
         assert recalled.citation == " ".join(f"[00:00:0{e.event.t_start:.0f}]" for e in recalled.entries)
+        whole = recall(journal, "a", "Who scored?", fits=lambda words: True)
+        assert ["Right scores: 0-1.", "Left scores: 1-1.", "Right scores: 1-2."] == texts(whole.entries), (
+            "each text once"
+        )
         nothing = recall(journal, "a", "Who scored?", fits=lambda words: False)
         assert ("Who scored?", [], "") == (nothing.words, nothing.entries, nothing.citation)
 

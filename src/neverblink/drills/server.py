@@ -61,7 +61,8 @@ def kill_watch(folder: Path, scale: float) -> Finding:
             wait_for(lambda: vtt.exists() and vtt.stat().st_size > target, "subtitles")  # noqa: B023
             time.sleep(rng.uniform(0, 0.05))
             child.end(signal.SIGKILL)
-            told = [line.partition("] ")[2] for line in child.out.read_text().splitlines() if line.startswith("[")]
+            lines = [line.partition("] ")[2] for line in child.out.read_text().splitlines() if line.startswith("[")]
+            told = [line for line in lines if line.strip()]  # a text of marks only is no cue
             try:
                 written = cues(vtt.read_text())
             except ValueError:
