@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from neverblink.errors import ConfigError, SourceRefused
 from neverblink.server.guard import Guard, public_addresses
 from neverblink.server.options import ServeOptions
 from neverblink.sources.addresses import is_public
-from tests.server.running import Refused, Server
+from tests.server.running import Refused, Server, wait_for
 
 KEY = "a key of some length"
 
@@ -204,3 +205,17 @@ def test_public_addresses_pass(locked: Server) -> None:
     for source in ("http://127.0.0.1:1/a.mp4", "rtsp://localhost/x", "http://2130706433/x", "http://0x7f.1/x"):
         with pytest.raises(Refused, match=r"private address|no such host"):
             locked.call("/v1/streams", "POST", {"source": source}, **bearer)
+
+
+def test_what_a_client_named_is_checked_again_when_it_connects(locked: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that was public when it was asked for and is private when it is opened (DNS rebinding) reaches nobody."""
+    monkeypatch.setattr(locked.hub, "check_client_source", lambda source: None)
+    bearer = {"Authorization": f"Bearer {KEY}"}
+    with socket.create_server(("127.0.0.1", 0)) as inside:
+        source = f"http://127.0.0.1:{inside.getsockname()[1]}/x"
+        stream = locked.call("/v1/streams", "POST", {"source": source}, **bearer)["id"]
+        wait_for(lambda: locked.call(f"/v1/streams/{stream}", **bearer)["state"] == "failed")
+        assert "a private address" in str(locked.call(f"/v1/streams/{stream}", **bearer))
+        inside.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            inside.accept()

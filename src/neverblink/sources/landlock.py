@@ -50,7 +50,10 @@ def confine(
     try:
         allowed = READ_FILE | (WRITE_FILE | IOCTL_DEVICE if device else 0)
         for name in (*files, *folders):
-            handle = os.open(name, os.O_PATH | os.O_CLOEXEC)
+            try:
+                handle = os.open(name, os.O_PATH | os.O_CLOEXEC)
+            except OSError:
+                continue  # what is not there needs no permission; whoever opens it will say so
             right = allowed if name in files else READ_FILE | READ_FOLDER
             added = _call(ADD_RULE, rules, PATH_BENEATH, struct.pack("=Qi", right & rights, handle), 0)
             os.close(handle)
