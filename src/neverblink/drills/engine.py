@@ -155,7 +155,7 @@ def eviction(folder: Path, scale: float) -> Finding:
     for second in range(chunks):
         before, serials = stream.table.next_pos, stream.table.next_serial
         caption = stream.step(chunk_of(second))
-        rebased += stream.table.next_pos < before
+        rebased += bool(stream.table.next_pos < before)
         evicted = stream.table.next_serial - caption.kv_tokens
         twin.keep(stream.table.serials[: stream.table.n].tolist())
         assert stream.table.next_serial > serials
