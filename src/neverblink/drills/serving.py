@@ -284,6 +284,7 @@ def p(values: Sequence[float], share: float) -> float:
 
 if __name__ == "__main__":
     arguments = _starter(Path(sys.argv[1]))
-    from neverblink.cli import main
+    import runpy
 
-    sys.exit(main(arguments))
+    sys.argv = ["neverblink", *arguments]
+    runpy.run_module("neverblink", run_name="__main__")
