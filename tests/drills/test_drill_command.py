@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from neverblink.cli import main
@@ -17,7 +18,7 @@ def drill_of(row: str, figure: str, held: bool = True, fault: str = "") -> Drill
         assert folder.is_dir()
         assert [] == list(folder.iterdir()), "a folder of its own"
         (folder / "a").touch()
-        return Finding(f"{figure} at {scale:g}", held, {"n": 3})
+        return Finding(f"{figure} at {scale:g}", np.bool_(held), {"n": np.int64(3)})  # type: ignore[arg-type]
 
     return Drill(row, fault or f"fault of {row}", "peers | others", "better", run)
 

@@ -239,6 +239,26 @@ def test_a_question_that_fails_costs_its_answer_only(packed: bool) -> None:
         assert_same(alone(index, range(3)), lives[index])
 
 
+@pytest.mark.parametrize("guilty", [[], [0], [5], [2, 3], [0, 7], list(range(8))])
+def test_the_guilty_of_a_pack_are_found_in_few_calls(guilty: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each innocent request is answered in a pack, the guilty ones alone; a pack is halved, not taken apart."""
+    engine = make_engine(1)
+    packs: list[list[int]] = []
+
+    def pack(requests: list[int]) -> list[str]:
+        packs.append(requests)
+        if set(requests) & set(guilty):
+            raise RuntimeError("the device has failed")
+        return [f"packed {request}" for request in requests]
+
+    monkeypatch.setattr(engine, "_alone", lambda request: f"alone {request}")
+    expected = [f"{'alone' if request in guilty else 'packed'} {request}" for request in range(8)]
+    assert expected == engine._replies(list(range(8)), pack)  # type: ignore[type-var]
+    most = {0: 1, 1: 2 * 3 + 1}.get(len(guilty), 15)
+    assert len(packs) <= most
+    assert engine.packs_broken == sum(bool(set(requests) & set(guilty)) for requests in packs)
+
+
 def test_a_refused_call_touches_nobody() -> None:
     engine = make_engine(2)
     lives = {0: join(engine, 0)}

@@ -106,10 +106,12 @@ def test_a_loop_that_spans_a_snapshot_is_found_all_the_same(tmp_path: Path) -> N
 
 
 def test_silence_is_no_loop() -> None:
-    """A stream that says nothing for minutes repeats nothing."""
-    stream, _, forced = make_stream(PLOT, loop_tokens=LOOP)
+    """A stream that says nothing for minutes repeats nothing, also while all its turns are held."""
+    stream, _, _ = make_stream(PLOT)
     quiet = Second((56, 56), 2, (*stream.script.silence_ids, END), None, False)
-    plot = replace(PLOT, seconds=(quiet,) * 30)
+    plot = replace(PLOT, seconds=(quiet,) * 30, policy="full", policy_options={"kv_budget": 4000})
+    stream, _, forced = make_stream(plot, loop_tokens=LOOP)
+    assert len(stream.script.silence_ids) * 30 > LOOP
     assert not any(caption.forgot for caption in play(plot, stream, forced))
 
 

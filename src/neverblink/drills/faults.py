@@ -265,7 +265,7 @@ def process_dies(folder: Path, scale: float) -> Finding:
         f"{percentile(cpu, 0.95):.1f} s of CPU; with its memory {remembered} of {len(times)}"
     )
     measured = {"restarts": len(times), "wall_s_max": max(times), "cpu_s_max": max(cpu), "remembered": remembered}
-    return Finding(figure, percentile(cpu, 0.95) <= 10 and remembered == len(times), measured)
+    return Finding(figure, percentile(times, 0.95) <= 10 and remembered == len(times), measured)
 
 
 R15 = drill_of("R15", one_fails, "out of memory or NaN logits in one of two streams")

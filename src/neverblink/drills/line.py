@@ -19,12 +19,17 @@ def line_of(drill: Drill, finding: Finding, scale: float, command: str) -> dict[
         "peers": drill.peers,
         "beat": drill.beat,
         "figure": finding.figure,
-        "held": finding.held,
-        "measured": dict(finding.measured),
+        "held": bool(finding.held),
+        "measured": {name: _plain(value) for name, value in finding.measured.items()},
         "scale": scale,
         "command": command,
         "machine": machine(),
     }
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy or torch as one of Python, which JSON knows."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def machine() -> str:
@@ -34,5 +39,6 @@ def machine() -> str:
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
+    text = json.dumps(line) + "\n"  # before the file is touched
     with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(text)

@@ -264,8 +264,8 @@ class Engine:
     def _together(
         self, asking: list[tuple[Member, A]], pack: Callable[[list[A]], list[Any]]
     ) -> Iterator[tuple[Member, Any]]:
-        """Answers to requests of one kind. A packed call that fails may do so for one stream's sake: each is then
-        asked alone, which is safe since nothing is committed before its stream goes on."""
+        """Answers to requests of one kind. A packed call that fails may do so for one stream's sake: its halves are
+        then asked, down to one alone, which is safe since nothing is committed before its stream goes on."""
         replies = self._replies([request for _, request in asking], pack)
         yield from zip([member for member, _ in asking], replies, strict=True)
 
@@ -277,6 +277,9 @@ class Engine:
                 # Any kind: models and devices raise what they like, and most often it is for one stream's sake. That
                 # one fails again alone below, with its own error; the others go on. What only packing breaks is kept.
                 self.packs_broken, self.last_broken = self.packs_broken + 1, error.with_traceback(None)
+            half = len(requests) // 2
+            if half:  # the guilty one is found in few calls, and so is a pack that memory has room for
+                return self._replies(requests[:half], pack) + self._replies(requests[half:], pack)
         return [self._alone(request) for request in requests]
 
     def _alone(self, request: Look | Feed) -> Any:

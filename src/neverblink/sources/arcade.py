@@ -55,6 +55,7 @@ class ArcadeSource:
     def frames(self) -> Iterator[Frame]:
         """Frame k shows the game at k / fps media seconds; `options.start` is reached without waiting."""
         fps, tick = self.options.fps, math.ceil((self.options.start - 1e-9) * self.options.fps)
+        self._picture(tick / fps)  # playing up to there is no lateness
         began = time.monotonic() - tick / fps  # wall clock of media time 0
         while not self._closed.is_set():
             if self.options.realtime:
