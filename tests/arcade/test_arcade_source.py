@@ -94,6 +94,15 @@ def test_late_reader_loses_the_oldest_frames_and_is_told():
             np.testing.assert_array_equal(next(same.frames()).pixels, second.pixels)
 
 
+def test_playing_up_to_the_start_is_no_lateness():
+    """A game that goes on at second 300 is played up to there first, which takes about a second: nothing is lost."""
+    options = SourceOptions(fps=4, realtime=True, start=300.0, queue_seconds=0.25, end=301.0)
+    with open_source("arcade:pong", options) as source:
+        frames = source.frames()
+        assert [300.0, 300.25] == [next(frames).time, next(frames).time]
+        assert 0 == source.take_dropped()
+
+
 def test_frames_lost_behind_the_end_are_not_counted():
     with open_source("arcade:pong", SourceOptions(fps=10, realtime=True, queue_seconds=0.1, end=0.5)) as source:
         frames = source.frames()
