@@ -49,7 +49,7 @@ class Shared:
         (doors.S7, 1.0),
         (doors.S8, 0.02),
         (doors.S9, 1.0),
-        (doors.S11, 1.0),
+        (doors.S11B, 1.0),
         (doors.S12, 1.0),
     ],
     ids=lambda value: value.row if isinstance(value, Drill) else "",
