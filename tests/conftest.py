@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+import tests.properties  # noqa: F401 - loads the profile of the property tests
+
 torch.set_num_threads(1)
 
 

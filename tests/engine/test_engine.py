@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neverblink import Chunk, Frame
@@ -31,6 +31,7 @@ from tests.engine.crowd import (
     run,
     run_alone,
 )
+from tests.properties import tries
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_a_crowd_says_what_each_says_alone(count: int, dtype: str, how: dict[str
     assert engine.packs_broken == 0
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@tries(4)
 @given(data=st.data())
 def test_who_comes_and_goes_touches_nobody_else(data: st.DataObject) -> None:
     """Streams join and leave in the middle of a round, take over each other's slots, and get rounds in any number."""

@@ -10,7 +10,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -18,8 +18,9 @@ from neverblink.errors import SnapshotError
 from neverblink.kv import snapshot
 from tests.kv.test_invariants import assert_same, make_stream, play, state
 from tests.kv.test_loops import PLOT
+from tests.properties import tries
 
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = tries(60)
 JUNK = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just([]), st.just({}), st.just(2**70)
 )

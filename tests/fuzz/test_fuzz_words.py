@@ -10,7 +10,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neverblink.cli.options import WatchOptions
@@ -21,8 +21,9 @@ from neverblink.models.bundled import Card, read_card
 from neverblink.outputs import OUTPUTS
 from neverblink.outputs.base import PAGE, Recorder
 from neverblink.testing import make_caption
+from tests.properties import tries
 
-QUICK = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = tries(80)
 WORDS = st.one_of(
     st.text(st.characters(), max_size=40),  # halves of surrogate pairs too
     st.sampled_from(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from neverblink import Model, ScriptOptions, SpeakOptions, Stream, StreamOptions
@@ -22,10 +22,11 @@ from neverblink.kv.relocate import turn as rotate
 from neverblink.types import Kind
 from tests.checkpoints import toy_checkpoint
 from tests.forced import Forced
+from tests.properties import tries
 from tests.strategies import END, Plot, Second, chunk_of, plots
 
 DTYPES = {"float32": 1e-4, "float64": 2e-5, "bfloat16": 0.3}  # logits are about 3 wide; angles are float32 in all
-QUICK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+QUICK = tries(25)
 
 
 @cache

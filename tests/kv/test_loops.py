@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from neverblink.arcade.sport import sports
@@ -22,6 +22,7 @@ from neverblink.outputs.base import Recorder
 from neverblink.training.data import game_stream
 from neverblink.types import Kind
 from tests.kv.test_invariants import DTYPES, make_stream, play, poison
+from tests.properties import tries
 from tests.strategies import END, Plot, Second
 
 LOOP = 24
@@ -46,7 +47,7 @@ def plainly(ids: list[int]) -> int:
     return 0
 
 
-@settings(max_examples=300, deadline=None)
+@tries(300)
 @given(cycle=st.lists(st.integers(0, 3), min_size=1, max_size=9), length=st.integers(1, 60), flaw=st.integers(0, 120))
 def test_a_cycle_is_found_as_a_plain_search_finds_it(cycle: list[int], length: int, flaw: int) -> None:
     ids = (cycle * 60)[:length]

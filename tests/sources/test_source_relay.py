@@ -17,8 +17,9 @@ import time
 from typing import ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.properties import tries
 
 import media
 from neverblink.errors import SourceError, SourceRefused
@@ -88,7 +89,7 @@ def test_an_address_inside_stays_inside_however_it_is_wrapped(address):
 
 
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))
-@settings(max_examples=200, deadline=None)
+@tries(200)
 def test_public_means_global_to_the_standard_library(address):
     """Never more generous than ipaddress itself."""
     if is_public(str(address)):
@@ -99,7 +100,7 @@ def test_public_means_global_to_the_standard_library(address):
 
 
 @given(st.one_of(st.text(max_size=40), st.from_regex(r"(https?|rtsps?)://[!-~]{0,30}", fullmatch=True)))
-@settings(max_examples=400, deadline=None)
+@tries(400)
 def test_any_text_is_a_place_or_a_refusal(text):
     """What is let through has a plain host, and reads the same when it is written down again."""
     try:
@@ -118,7 +119,10 @@ def test_any_text_is_a_place_or_a_refusal(text):
 
 
 @given(st.one_of(st.from_regex(r"https?://[!-~]{1,30}", fullmatch=True), st.just("https://[::1]:9/x?y=1")))
-@settings(max_examples=300, deadline=None)
+@example("https://A#@")
+@example("https://a?@b/c")
+@example("http://a#@b")
+@tries(300)
 def test_what_the_child_is_told_means_the_same_place(url):
     """https becomes plain http under a name of its own, and comes back as the same place."""
     try:
@@ -436,7 +440,7 @@ def test_the_strongest_challenge_is_answered_and_counted():
     ),
     st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@tries(60)
 def test_messages_are_whole_wherever_they_are_cut(messages, data):
     """Every byte arrives, in order, and no text message is split, however TCP cuts them."""
     stream = b"".join(messages)

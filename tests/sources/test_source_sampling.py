@@ -7,8 +7,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from tests.properties import tries
 
 from neverblink.sources import chunks
 from neverblink.sources.sampling import TICK_TOLERANCE, MediaClock, Sampler
@@ -21,7 +22,7 @@ steps = st.one_of(
 stamps = st.lists(st.tuples(steps, st.booleans()), max_size=60)
 
 
-@settings(max_examples=300, deadline=None)
+@tries(300)
 @given(stamps, st.booleans(), st.sampled_from([0.5, 2.0, 8.0, 24.0]))
 def test_media_time_never_goes_back(cases, live, fps):
     """Whatever the stamps do (leaps of an hour, wraps, none at all), media time and ticks only ever grow."""

@@ -14,7 +14,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterator
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, urljoin, urlsplit
 
 from neverblink.errors import SourceRefused
 from neverblink.sources.addresses import Place, parse
@@ -117,14 +117,15 @@ class HttpRelay(Relay):
 def for_child(url: str) -> str:
     """A URL as the child may know it; SourceRefused where it is none of ours."""
     place = parse(url)
+    # Written from its parts: as it stood, another reader might find another host in it ("https://a#@b").
+    secret, at, _ = urlsplit(url).netloc.rpartition("@")
     if place.scheme == "http":
-        return url
+        return f"http://{secret}{at}{place.authority}{place.target}"
     if place.scheme != "https":
         raise SourceRefused(f"a source on the web leads to {place.scheme}:, which is not followed")
     host = place.host
     if ":" in host:
         host = ipaddress.IPv6Address(host).exploded.replace(":", "-") + SIX_MARK
-    secret, at, _ = url.partition("://")[2].partition("/")[0].rpartition("@")
     return f"http://{secret}{at}{host}{TLS_MARK}:{place.port}{place.target}"
 
 
