@@ -105,25 +105,28 @@ def test_a_round_gives_every_window_once_with_its_own_vision():
 
 @pytest.mark.parametrize("forget", [0.0, 1.0])
 def test_only_what_the_stream_still_holds_is_asked(forget: float):
-    """The second that an answer rests on stands in the sample, in its seconds or in what is left of the text before;
-    all such seconds are asked about, and the questions stand at the end."""
+    """The second that an answer rests on stands in the sample before its question, in the seconds or in what is left of
+    the text before; all such seconds are asked about. Every second may be asked after, the last one always is."""
     script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
     [scene] = scenes_of(1, 40, HIDDEN)
     scene = replace(scene, quizzes=[[("last", f"q{at}?", f"a{at}.", at) for at in range(i + 1)] for i in range(40)])
     options = WindowOptions(seconds=4, overlap=2, sink_tokens=20, text_window=40, forget=forget, ask=1.0)
     windows = windows_of([scene], script, (1.0, 0.0), options)
     windows.talk = QUERIES[0]
-    stream, asked_about = iter(windows), set()
+    stream, asked_about, turns_asked_after = iter(windows), set(), []
     for sample, _ in (next(stream) for _ in range(600)):
         text = script.decode(sample.ids.tolist())
         about = [int(n) for n in re.findall(r"q(\d+)\?", text)]
-        assert 1 <= len(about) <= 3
         assert [int(n) for n in re.findall(r"a(\d+)\.", text)] == about
-        assert not text[text.index("q") :].count("Time=")
+        *earlier, last_turn = text.split("Time=")
+        assert 1 <= last_turn.count("?") <= 3
+        assert all(turn.count("?") <= 1 for turn in earlier)
+        turns_asked_after += [turn for turn in earlier if "?" in turn]
         last = max(int(n) for n in re.findall(r"Say it. (\d+)\.", text))
         for at in about:
-            assert f" {at}." in text
+            assert f" {at}." in text[: text.index(f"q{at}?")]
             asked_about.add((last, at))
+    assert turns_asked_after
     late = {at for last, at in asked_about if last == 39}
     assert set(range(36, 40)) <= late
     assert (0 in late) == (forget == 0)

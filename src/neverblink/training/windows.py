@@ -13,7 +13,7 @@ from neverblink.errors import ConfigError
 from neverblink.models.base import VisionBlock
 from neverblink.script import Script
 from neverblink.training.samples import Sample, Spoken, previous_ids, write_sample
-from neverblink.training.scenes import Scene
+from neverblink.training.scenes import Quiz, Scene
 
 ROUND = 32  # lengths of batches, so that the memory of one serves another
 FIRST_WORD = 4.0  # loss weight of what is said first, silence included
@@ -33,8 +33,9 @@ class WindowOptions:
     overlap: int = 6
     sink_tokens: int = 32
     text_window: int = 384
-    ask: float = 0.75  # share of windows at whose end questions are asked, where the scenes have any
-    forget: float = 0.5  # share of windows that start without previous text, so that scores have to be read
+    ask: float = 0.75  # share of windows with questions, where the scenes have any
+    ask_often: float = 0.6  # share of the seconds of such a window after which there is one; after its last up to three
+    forget: float = 0.35  # share of windows that start without previous text, so that scores have to be read
     latest_start: float = 40_000.0  # seconds; streams start anywhere, so that no clock time is new
 
     def __post_init__(self) -> None:
@@ -101,25 +102,32 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         forgets = (scene.forgets or query != self.talk) and rng.random() < o.forget
         past = () if forgets else previous_ids(script, lines[:first], o.sink_tokens, o.text_window)
         if scene.quizzes and query == self.talk and rng.random() < o.ask:
-            spoken[-1] = replace(spoken[-1], asked=self._quiz(script, scene, lines, first, forgets, rng))
+            most = (rng.random(o.seconds) < o.ask_often).astype(int)
+            most[-1] = rng.integers(1, 4)
+            known = self._known(script, scene, lines, first, forgets)
+            spoken = [replace(s, asked=_pick(known(first + i), int(most[i]), rng)) for i, s in enumerate(spoken)]
         return write_sample(script, spoken, past), scene.vision[first : first + o.seconds].flatten(0, 1)
 
-    def _quiz(
-        self, script: Script, scene: Scene, lines: list[str], first: int, forgets: bool, rng: np.random.Generator
-    ) -> tuple[tuple[str, str], ...]:
-        """Up to three questions for the window's last second, of different kinds, whose answers are still held."""
-        o, now = self.options, first + self.options.seconds - 1
+    def _known(
+        self, script: Script, scene: Scene, lines: list[str], first: int, forgets: bool
+    ) -> Callable[[int], list[Quiz]]:
+        """second -> the questions after it whose answers are still held."""
+        o = self.options
         sizes = np.cumsum([len(script.encode(line)) for line in lines[:first]]) if first else np.zeros(1)
         # Seconds whose words are all in the sink, and from which on all are in the window.
         sunk = int(np.searchsorted(sizes, o.sink_tokens, "right")) if not forgets else 0
         since = int(np.searchsorted(sizes, sizes[-1] - o.text_window, "left")) + 1
         since = first if forgets else 0 if sizes[-1] <= o.text_window + o.sink_tokens else since
-        known = [q for q in scene.quizzes[now] if q[3] >= since or q[3] < sunk]
-        if not known:
-            return ()
-        often = np.array([REMEMBERED.get(q[0], 1.0) for q in known])
-        chosen = rng.choice(len(known), min(len(known), int(rng.integers(1, 4))), replace=False, p=often / often.sum())
-        return tuple((known[i][1], known[i][2]) for i in chosen)
+        return lambda now: [q for q in scene.quizzes[now] if q[3] >= since or q[3] < sunk]
+
+
+def _pick(known: Sequence[Quiz], most: int, rng: np.random.Generator) -> tuple[tuple[str, str], ...]:
+    """Questions of different kinds with their answers."""
+    if not known or not most:
+        return ()
+    often = np.array([REMEMBERED.get(q[0], 1.0) for q in known])
+    chosen = rng.choice(len(known), min(len(known), most), replace=False, p=often / often.sum())
+    return tuple((known[i][1], known[i][2]) for i in chosen)
 
 
 @dataclass(frozen=True, slots=True)
