@@ -26,6 +26,8 @@ from typing import Any
 import av
 import numpy as np
 
+from neverblink.drills.cameras import RtspCamera, free_port  # noqa: F401 - of the drills, for the tests too
+
 LEVELS = 28  # distinct grey levels; frame numbers repeat after that
 
 
@@ -167,11 +169,6 @@ def natural_pictures(count: int, size: tuple[int, int], *, every: int = 3) -> tu
 # -- peers ---------------------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """A test that passes is silent."""
@@ -277,42 +274,6 @@ def tls_in_front(port: int, context: ssl.SSLContext) -> Iterator[int]:
         yield server.server_address[1]
         server.shutdown()
         thread.join()
-
-
-class RtspCamera:
-    """The camera of rtsp_server.py, which can be switched off and on."""
-
-    def __init__(self, fps: int = 15):
-        self.port = free_port()
-        self.fps = fps
-        self.url = f"rtsp://127.0.0.1:{self.port}/cam"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def switch_on(self) -> None:
-        script = Path(__file__).with_name("rtsp_server.py")
-        command = ["/usr/bin/python3", str(script), str(self.port), str(self.fps)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != b"ready\n":
-            why = self._process.stderr.read().decode()[-300:] if self._process.stderr else ""
-            self.switch_off()
-            raise RuntimeError(
-                "the RTSP test server does not start: install scripts/apt-packages.txt with apt-get,"
-                f" or set NEVERBLINK_NO_RTSP=1 to leave these tests out. It said: {why}"
-            )
-
-    def switch_off(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def __enter__(self) -> RtspCamera:
-        self.switch_on()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.switch_off()
 
 
 def without_rtsp() -> bool:

@@ -381,7 +381,7 @@ def test_a_camera_that_comes_back_goes_on_in_the_same_stream(watch: Watched) -> 
             for caption in captions:
                 watch.captions.append(caption)
                 if len(watch.captions) == 2:
-                    camera.switch_off()
+                    camera.kill()
                     back.start()
                 gaps = [at for kind, _, at in watch.events if kind == "gap"]
                 if gaps and caption.start >= gaps[0] + 1:
@@ -390,7 +390,7 @@ def test_a_camera_that_comes_back_goes_on_in_the_same_stream(watch: Watched) -> 
     finally:
         back.cancel()
         back.join()
-        camera.switch_off()
+        camera.kill()
     watch.check()
     assert 1 == len(gaps)
     assert ["source", "error", "source", "gap"] == [kind for kind, _, _ in watch.events]

@@ -9,7 +9,7 @@ from typing import Self
 
 import pytest
 
-from neverblink.drills import doors, server, serving
+from neverblink.drills import doors, server
 from neverblink.drills.base import Drill
 from neverblink.drills.server import trouble_of
 from neverblink.drills.serving import Starter, cues, numbered
@@ -121,4 +121,3 @@ def test_events_are_read_whole() -> None:
         b'data: {"a"',
     ]
     assert [{"a": 1, "id": 4}] == list(numbered(iter(lines)))
-    assert 3.0 == serving.p([1.0, 2.0, 3.0, 4.0], 0.5)

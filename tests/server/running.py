@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -13,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from neverblink import Model, SpeakOptions, StreamOptions
+from neverblink.drills.cameras import free_port
+from neverblink.drills.serving import ServerThread
 from neverblink.server.app import make_app
 from neverblink.server.options import ServeOptions
-from neverblink.server.run import Serving, config_of
 from tests.checkpoints import toy_checkpoint
 
 OPTIONS = StreamOptions(
@@ -26,38 +25,15 @@ OPTIONS = StreamOptions(
 )
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
-
-
-class Server:
+class Server(ServerThread):
     """Runs an app until it is stopped; `url` is where."""
 
     def __init__(self, folder: Path, port: int | None = None, **options: Any):
-        self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.options = ServeOptions(data=str(folder), port=self.port, **options)
+        port = port or free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.options = ServeOptions(data=str(folder), port=port, **options)
         model = Model.from_pretrained(toy_checkpoint(), device="cpu", dtype="float32")
-        self.app = make_app(model, self.options, OPTIONS)
-        self._server = Serving(config_of(self.app, port=self.port))
-        self._thread = threading.Thread(target=self._server.run)
-
-    def __enter__(self) -> Server:
-        self._thread.start()
-        wait_for(lambda: self._server.started or not self._thread.is_alive())
-        assert self._server.started
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-
-    @property
-    def hub(self) -> Any:
-        return self.app.state.hub
+        super().__init__(make_app(model, self.options, OPTIONS), port)
 
     def call(self, path: str, method: str = "GET", value: Any = None, **headers: str) -> Any:
         return call(self.url + path, method, value, **headers)

@@ -12,6 +12,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from neverblink.cli import main
+from neverblink.drills.doors import filled, routes
 from neverblink.errors import ConfigError, SourceRefused
 from neverblink.server.guard import Guard, public_addresses
 from neverblink.server.options import ServeOptions
@@ -41,27 +42,9 @@ def ask(server: Server, method: str, path: str, **headers: str) -> tuple[int, di
     return result
 
 
-def routes(app: Any) -> list[tuple[str, str]]:
-    """(method or WEBSOCKET, path with its parameters filled in) of every route there is, however deep."""
-    found = []
-
-    def walk(router: Any, prefix: str = "") -> None:
-        for route in router.routes:
-            inner = getattr(route, "original_router", None) or getattr(route, "app", None)
-            path = prefix + getattr(route, "path", "")
-            if not hasattr(route, "endpoint") and hasattr(inner, "routes"):
-                walk(inner, path)
-                continue
-            filled = "/".join("1" if part.startswith("{") else part for part in path.split("/"))
-            found.extend((method, filled) for method in getattr(route, "methods", None) or ["WEBSOCKET"])
-
-    walk(app)
-    return found
-
-
 def test_every_route_refuses_without_the_key(locked: Server) -> None:
     """Walks the router itself, so that a new route is in this test on the day it is made."""
-    walked = routes(locked.app)
+    walked = [(method, filled(path)) for method, path in routes(locked.app)]
     assert {"/v1/streams", "/v1/chat/completions", "/metrics", "/openapi.json", "/", "/static/1"} <= {
         p for _, p in walked
     }

@@ -5,11 +5,13 @@ import struct
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from websockets.sync.client import connect
 
+from neverblink.drills.cameras import free_port, mjpeg, web
 from neverblink.errors import ConfigError
 from neverblink.memory.journal import Journal
 from neverblink.pictures import to_jpeg
@@ -27,6 +29,11 @@ def steps(journal: Path, stream_id: str) -> list[tuple[float, float]]:
         assert sorted({e.event.seq for e in entries}) == [e.event.seq for e in entries] == list(range(len(entries)))
         assert "ok" == book._one("PRAGMA integrity_check")
         return [(e.event.t_start, e.event.t_end) for e in entries if e.event.type in ("caption", "silence")]
+
+
+def told(server: Server, stream_id: str) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = server.call(f"/v1/journal?stream={stream_id}&limit=1000")["lines"]
+    return lines
 
 
 def test_an_orderly_stop_loses_nothing(tmp_path: Path) -> None:
@@ -116,6 +123,32 @@ def test_what_cannot_be_seen_again_is_a_gap(tmp_path: Path) -> None:
     starts = [start for start, _ in after]
     assert starts == sorted(set(starts))
     assert 1 == len([line for line in lines if line["type"] == "gap"])
+
+
+def test_a_camera_that_is_away_when_the_server_is_back_is_waited_for(tmp_path: Path) -> None:
+    """It was watched before the stop, so it is no typing error: one error event, and captions once it is there."""
+    port = free_port()
+    source = f"http://127.0.0.1:{port}/cam"
+    with web(mjpeg(8), port), Server(tmp_path, max_streams=1, allow_private_urls=True) as server:
+        stream_id = server.start(source=source)
+        server.watched(stream_id, 2)
+    before = steps(tmp_path / "journal.db", stream_id)
+    with Server(tmp_path, max_streams=1, allow_private_urls=True) as server:
+        wait_for(lambda: any(e["type"] == "error" for e in told(server, stream_id)))
+        assert "starting" == server.call(f"/v1/streams/{stream_id}")["state"]
+        with web(mjpeg(8), port):
+            server.watched(stream_id, before[-1][1] + 3)
+        new = told(server, stream_id)
+    assert ["error"] == [e["type"] for e in new if e["type"] == "error" and "reconnecting" in e["text"]][:1]
+    assert 1 <= len([e for e in new if e["type"] == "gap"])
+    starts = [start for start, _ in steps(tmp_path / "journal.db", stream_id)]
+    assert starts == sorted(set(starts))
+
+
+def test_a_camera_that_was_never_there_fails_at_once(tmp_path: Path) -> None:
+    with Server(tmp_path, max_streams=1, allow_private_urls=True) as server:
+        stream_id = server.start(source=f"http://127.0.0.1:{free_port()}/cam")
+        wait_for(lambda: server.call(f"/v1/streams/{stream_id}")["state"] == "failed")
 
 
 def test_half_files_of_a_killed_server_are_swept(tmp_path: Path) -> None:

@@ -1,10 +1,14 @@
-"""The contract of a drill."""
+"""The contract of a drill, and what every drill needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+
+from neverblink.drills.rows import ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +38,13 @@ class Drill:
     peers: str
     beat: str
     run: Callable[[Path, float], Finding]
+
+
+def drill_of(row: str, run: Callable[[Path, float], Finding], fault: str = "", beat: str = "") -> Drill:
+    """A drill in its row's own words; `fault` and `beat` where it is only a part of the row's."""
+    about = ROWS[row]
+    return Drill(row, fault or about.fault, about.peers, beat or about.beat, run)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    return float(np.percentile(values, share * 100)) if values else float("nan")

@@ -40,11 +40,15 @@ class RtspCamera:
     def switch_on(self) -> None:
         """Returns when it listens."""
         command = ["/usr/bin/python3", str(SCRIPT), str(self.port), str(self.fps)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert self._process.stdout is not None
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert self._process.stdout is not None and self._process.stderr is not None
         if self._process.stdout.readline() != b"ready\n":
+            why = self._process.stderr.read().decode()[-300:]
             self.kill()
-            raise ConfigError("the RTSP server does not start; install scripts/apt-packages.txt with apt-get")
+            raise ConfigError(
+                "the RTSP server does not start; install scripts/apt-packages.txt with apt-get"
+                f" (NEVERBLINK_NO_RTSP=1 leaves its tests out). It said: {why}"
+            )
 
     def kill(self) -> None:
         if self._process is not None:

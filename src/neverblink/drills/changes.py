@@ -14,10 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from neverblink.drills.base import Drill, Finding
+from neverblink.drills.base import Finding, drill_of, percentile
 from neverblink.drills.cameras import RtspCamera, clip, mjpeg, web
-from neverblink.drills.rows import ROWS
-from neverblink.drills.sources import p
 from neverblink.errors import NeverblinkError
 from neverblink.sources import SourceOptions, open_source
 from neverblink.sources.push import PushSource
@@ -95,11 +93,11 @@ def overload(folder: Path, scale: float) -> Finding:
         slow = sum(1 for _ in _slowly(file.frames(), 0.005))
         file_dropped = file.take_dropped()
     ages = ages[: -max(1, math.ceil(fps * 0.5))]  # the last wait in the queue when the source is over
-    oldest = p(ages, 0.99)
+    oldest = percentile(ages, 0.99)
     figure = (
-        f"{seconds:.0f} s at 4 times the model's rate: frames used are {oldest:.2f} s old (p99), {p(ages, 0.5):.2f} s "
-        f"(p50); in {came} = used {used} + dropped {dropped}; a file that is read slowly: {slow} of 100 frames, "
-        f"{file_dropped} dropped"
+        f"{seconds:.0f} s at 4 times the model's rate: frames used are {oldest:.2f} s old (p99), "
+        f"{percentile(ages, 0.5):.2f} s (p50); in {came} = used {used} + dropped {dropped}; a file read slowly: "
+        f"{slow} of 100 frames, {file_dropped} dropped"
     )
     held = oldest <= 1.5 and came == used + dropped and slow == 100 and not file_dropped
     return Finding(figure, held, {"age_p99_s": oldest, "in": came, "used": used, "dropped": dropped, "file": slow})
@@ -190,6 +188,6 @@ def _open_and_close(name: str, count: int, offset: int) -> int:
     return opened
 
 
-R6 = Drill("R6", *ROWS["R6"][:3], changing)
-R7 = Drill("R7", *ROWS["R7"][:3], overload)
-R17 = Drill("R17", *ROWS["R17"][:3], cycles)
+R6 = drill_of("R6", changing)
+R7 = drill_of("R7", overload)
+R17 = drill_of("R17", cycles)

@@ -15,8 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from neverblink.drills.base import Drill, Finding
-from neverblink.drills.parts import drill_of
+from neverblink.drills.base import Drill, Finding, drill_of
 from neverblink.drills.serving import Answer, Served, Starter, cues, wait_for
 from neverblink.memory.journal import Journal, StreamRecord
 from neverblink.outputs.base import Recorder, plain

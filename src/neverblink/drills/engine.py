@@ -15,8 +15,8 @@ from typing import Any
 from neverblink.bench.soak import soak
 from neverblink.bench.streams import games
 from neverblink.decoding.timing import cpu_time
-from neverblink.drills.base import Finding
-from neverblink.drills.parts import TOY, chunk_of, drill_of, percentile, toy_model
+from neverblink.drills.base import Finding, drill_of, percentile
+from neverblink.drills.parts import TOY, chunk_of, toy_model
 from neverblink.drills.twin import Twin, Watched
 from neverblink.engine import Engine
 from neverblink.engine.watch import Ears, watch_sources

@@ -14,38 +14,20 @@ from typing import Any, Self
 
 import torch
 
-from neverblink.drills.base import Finding
-from neverblink.drills.parts import TOY, drill_of, percentile, toy_model
-from neverblink.drills.serving import wait_for
+from neverblink.drills.base import Finding, drill_of, percentile
+from neverblink.drills.parts import TOY, toy_model
+from neverblink.drills.serving import ServerThread, wait_for
 from neverblink.memory.journal import Journal
 
 
-class Here:
+class Here(ServerThread):
     """A server in a thread of this process, whose parts can be broken."""
 
     def __init__(self, folder: Path):
         from neverblink.server.app import make_app
         from neverblink.server.options import ServeOptions
-        from neverblink.server.run import Serving, config_of
 
-        app = make_app(toy_model(folder), ServeOptions(data=str(folder / "data"), max_streams=3), TOY)
-        self._server = Serving(config_of(app, port=0))
-        self._thread = threading.Thread(target=self._server.run)
-        self._app = app
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        wait_for(lambda: self._server.started, "the server")
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-
-    @property
-    def hub(self) -> Any:
-        return self._app.state.hub
+        super().__init__(make_app(toy_model(folder), ServeOptions(data=str(folder / "data"), max_streams=3), TOY))
 
     def ask(self, path: str, method: str = "GET", value: Any = None) -> tuple[int, Any]:
         return request(self.port, path, method, value)

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from neverblink.drills.base import Finding
-from neverblink.drills.parts import TOY, drill_of
+from neverblink.drills.base import Finding, drill_of
+from neverblink.drills.parts import TOY
 from neverblink.drills.serving import cues
 from neverblink.errors import ConfigError, NeverblinkError
 from neverblink.memory.journal import Journal

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from neverblink.bench.streams import games
-from neverblink.drills.base import Finding
-from neverblink.drills.parts import drill_of
+from neverblink.drills.base import Finding, drill_of
 from neverblink.kv.loops import CYCLES
 from neverblink.model import Model
 from neverblink.types import Caption

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from neverblink.drills.base import Finding
-from neverblink.drills.parts import TOY, chunk_of, drill_of, toy_model
+from neverblink.drills.base import Finding, drill_of
+from neverblink.drills.parts import TOY, chunk_of, toy_model
 from neverblink.drills.serving import Served, Starter, cues, wait_for
 from neverblink.errors import ConfigError, SnapshotError
 from neverblink.memory.journal import Journal

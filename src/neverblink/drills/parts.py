@@ -1,15 +1,12 @@
-"""Parts that several drills use: a toy model, its options, pictures, the rows' own words."""
+"""Parts that several drills use: a toy model, its options, pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from neverblink.decoding.speak import SpeakOptions
-from neverblink.drills.base import Drill, Finding
-from neverblink.drills.rows import ROWS
 from neverblink.model import Model
 from neverblink.options import StreamOptions
 from neverblink.training.toy import write_toy_checkpoint
@@ -23,12 +20,6 @@ TOY = StreamOptions(
 )
 
 
-def drill_of(row: str, run: Callable[[Path, float], Finding], fault: str = "") -> Drill:
-    """A drill in its row's own words; `fault` where it is only a part of the row's."""
-    about = ROWS[row]
-    return Drill(row, fault or about.fault, about.peers, about.beat, run)
-
-
 def toy_model(folder: Path) -> Model:
     return Model.from_pretrained(write_toy_checkpoint(folder / "toy"), device="cpu", dtype="float32")
 
@@ -38,7 +29,3 @@ def chunk_of(second: int, seed: int = 0, frames: int = 2) -> Chunk:
     rng = np.random.default_rng((seed, second))
     pictures = rng.integers(0, 256, (frames, 56, 84, 3), dtype=np.uint8)
     return Chunk(float(second), second + 1.0, tuple(Frame(second + i / frames, p) for i, p in enumerate(pictures)))
-
-
-def percentile(values: list[float], share: float) -> float:
-    return float(np.percentile(values, share * 100)) if values else float("nan")

@@ -17,10 +17,9 @@ from typing import Any
 import av
 import numpy as np
 
-from neverblink.drills.base import Drill, Finding
+from neverblink.drills.base import Finding, drill_of
 from neverblink.drills.cameras import clip, peer, web
 from neverblink.drills.corpus import cpu_seconds, play
-from neverblink.drills.rows import ROWS
 from neverblink.errors import NeverblinkError, SourceError, SourceRefused
 from neverblink.sources import SourceOptions, open_source
 from neverblink.sources.addresses import Reach, parse
@@ -378,7 +377,7 @@ def corpus(folder: Path, scale: float) -> Finding:
     return Finding(figure, not played.parent_crashes and not played.hangs, numbers)
 
 
-S1 = Drill("S1", *ROWS["S1"][:3], foreign)
-S2 = Drill("S2", *ROWS["S2"][:3], inside)
-S3 = Drill("S3", *ROWS["S3"][:3], bombs)
-S4 = Drill("S4", *ROWS["S4"][:3], corpus)
+S1 = drill_of("S1", foreign)
+S2 = drill_of("S2", inside)
+S3 = drill_of("S3", bombs)
+S4 = drill_of("S4", corpus)

@@ -16,9 +16,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from neverblink.drills.base import Drill, Finding
-from neverblink.drills.rows import ROWS
-from neverblink.drills.serving import Child, End, Served, Starter, cues, p, wait_for
+from neverblink.drills.base import Drill, Finding, drill_of, percentile
+from neverblink.drills.serving import Child, End, Served, Starter, cues, wait_for
 from neverblink.memory.journal import Entry, Journal, StreamRecord
 from neverblink.outputs.base import Recorder, plain
 from neverblink.outputs.vtt import escape
@@ -132,8 +131,9 @@ def kill_serve(folder: Path, scale: float) -> Finding:
     held = not (bad or unheard or doubled or bad_vtt) and lost <= 1 and max(back) <= 10 and len(behind) == kills
     figure = (
         f"{kills} kills: journal {'damaged' if bad else 'sound'}, {lost:g} s of captions lost, {doubled:g} told twice, "
-        f"{unheard:g} heard and not kept; new captions {p(back, 0.5):.1f} s (median) and {max(back):.1f} s (most) "
-        f"after the start, {len(behind)} of {kills} with their memory, at most {max(behind, default=-1):.0f} s older"
+        f"{unheard:g} heard and not kept; new captions {percentile(back, 0.5):.1f} s (median) and "
+        f"{max(back):.1f} s (most) after the start, {len(behind)} of {kills} with their memory, "
+        f"at most {max(behind, default=-1):.0f} s older"
     )
     measured = {
         "kills": kills,
@@ -144,8 +144,8 @@ def kill_serve(folder: Path, scale: float) -> Finding:
         "told_twice": doubled,
         "heard_and_not_kept": unheard,
         "vtt_wrong": bad_vtt,
-        "ready_s_median": round(p(ready, 0.5), 2),
-        "first_caption_s_median": round(p(back, 0.5), 2),
+        "ready_s_median": round(percentile(ready, 0.5), 2),
+        "first_caption_s_median": round(percentile(back, 0.5), 2),
         "first_caption_s_most": round(max(back), 2),
         "with_memory": len(behind),
         "memory_older_s_most": max(behind, default=-1),
@@ -424,14 +424,9 @@ def _traceback(child: Child) -> str:
     return child.errors[-400:] if "Traceback" in child.errors else ""
 
 
-def _of(row: str, run: Callable[[Path, float], Finding], fault: str = "", beat: str = "") -> Drill:
-    known = ROWS[row]
-    return Drill(row, fault or known.fault, known.peers, beat or known.beat, run)
-
-
-R13 = _of("R13", kill_watch, "kill -9 of `watch` in mid-write, 200 times")
-R13b = _of("R13", kill_serve, "kill -9 of `serve` in mid-stream, 50 times")
-R16 = _of("R16", listeners(1000))
-R16b = _of("R16", listeners(200), "slow SSE reader, 200 SSE clients on one stream, reconnect with Last-Event-ID")
-R19 = _of("R19", stop)
+R13 = drill_of("R13", kill_watch, "kill -9 of `watch` in mid-write, 200 times")
+R13b = drill_of("R13", kill_serve, "kill -9 of `serve` in mid-stream, 50 times")
+R16 = drill_of("R16", listeners(1000))
+R16b = drill_of("R16", listeners(200), "slow SSE reader, 200 SSE clients on one stream, reconnect with Last-Event-ID")
+R19 = drill_of("R19", stop)
 DRILLS: tuple[Drill, ...] = (R13, R13b, R16, R16b, R19)

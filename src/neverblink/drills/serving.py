@@ -18,11 +18,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from runpy import run_module
 from typing import Any, NamedTuple, Self
+
+from neverblink.errors import ConfigError
 
 PATIENCE = 180.0  # seconds for anything; the machine may be busy, and what counts is measured
 
@@ -160,6 +162,33 @@ def _starter(toy: Path) -> list[str]:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     sys.exit(0)
+
+
+class ServerThread:
+    """An app that is served by a thread of this process while the block lasts; `port` is where (0: any free one)."""
+
+    def __init__(self, app: Any, port: int = 0):
+        from neverblink.server.run import Serving, config_of
+
+        self.app, self.port = app, port
+        self._server = Serving(config_of(app, port=port))
+        self._thread = threading.Thread(target=self._server.run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        wait_for(lambda: self._server.started or not self._thread.is_alive(), "the server")
+        if not self._server.started:
+            raise ConfigError(f"the server does not start at port {self.port}")
+        self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+    @property
+    def hub(self) -> Any:
+        return self.app.state.hub
 
 
 class Answer(NamedTuple):
@@ -302,11 +331,6 @@ def cues(text: str) -> list[str]:
     if starts != sorted(starts) or any(start >= end for start, end, _ in found):
         raise ValueError("cues run backwards")
     return [text for _, _, text in found]
-
-
-def p(values: Sequence[float], share: float) -> float:
-    """A percentile, by nearest rank."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 if __name__ == "__main__":

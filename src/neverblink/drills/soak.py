@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from neverblink.drills.base import Finding
-from neverblink.drills.parts import drill_of, percentile
+from neverblink.drills.base import Finding, drill_of, percentile
 from neverblink.drills.serving import Served, Starter, wait_for
 from neverblink.memory.journal import Journal
 

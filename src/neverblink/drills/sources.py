@@ -14,11 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from neverblink.drills.base import Drill, Finding
+from neverblink.drills.base import Finding, drill_of, percentile
 from neverblink.drills.cameras import RtspCamera, clip, free_port, mjpeg, web
-from neverblink.drills.rows import ROWS
 from neverblink.errors import NeverblinkError, SourceError
 from neverblink.sources import SourceOptions, open_source
 from neverblink.sources.life import SETTLED
@@ -29,11 +26,6 @@ Events = list[tuple[float, str, str, float]]  # wall clock, type, text, media se
 
 def _listener(events: Events) -> Any:
     return lambda kind, text, at: events.append((time.monotonic(), kind, text, at))
-
-
-def p(values: list[float], share: float) -> float:
-    """A percentile; nan of nothing."""
-    return float(np.percentile(values, 100 * share)) if values else math.nan
 
 
 def killed(folder: Path, scale: float) -> Finding:
@@ -77,15 +69,18 @@ def killed(folder: Path, scale: float) -> Finding:
         source.close()
         thread.join(10)
         camera.kill()
-    worst = {"detected_max_s": max(detected), "first_retry_max_s": max(retried), "back_p95_s": p(back, 0.95)}
+    worst = {"detected_max_s": max(detected), "first_retry_max_s": max(retried), "back_p95_s": percentile(back, 0.95)}
     gaps = sum(kind == "gap" for _, kind, *_ in events)
     held = worst["detected_max_s"] <= 3 and worst["first_retry_max_s"] <= 1 and worst["back_p95_s"] <= 2
     figure = (
         f"{kills} kills: detected in at most {worst['detected_max_s']:.2f} s, first retry after at most "
-        f"{worst['first_retry_max_s']:.2f} s, captions back p50 {p(back, 0.5):.2f} s, p95 {worst['back_p95_s']:.2f} s, "
-        f"max {max(back):.2f} s after the server listens; {gaps} gap events, our process was never restarted"
+        f"{worst['first_retry_max_s']:.2f} s, captions back p50 {percentile(back, 0.5):.2f} s, "
+        f"p95 {worst['back_p95_s']:.2f} s, max {max(back):.2f} s after the server listens; "
+        f"{gaps} gap events, our process was never restarted"
     )
-    return Finding(figure, held and gaps == kills, {**worst, "back_p50_s": p(back, 0.5), "kills": kills, "gaps": gaps})
+    return Finding(
+        figure, held and gaps == kills, {**worst, "back_p50_s": percentile(back, 0.5), "kills": kills, "gaps": gaps}
+    )
 
 
 def _noting(call: Any, note: Any) -> Any:
@@ -178,9 +173,10 @@ def stalled(folder: Path, scale: float) -> Finding:
     monotonic = all(a < b for (_, a), (_, b) in itertools.pairwise(times))
     figure = (
         f"{rounds} stalls: state `stalled` after at most {max(known):.2f} s, error event after at most "
-        f"{max(told):.2f} s, frames again p95 {p(resumed, 0.95):.2f} s after the source goes on; times only go up"
+        f"{max(told):.2f} s, frames again p95 {percentile(resumed, 0.95):.2f} s after the source goes on; "
+        "times only go up"
     )
-    numbers = {"stalled_max_s": max(known), "error_max_s": max(told), "resumed_p95_s": p(resumed, 0.95)}
+    numbers = {"stalled_max_s": max(known), "error_max_s": max(told), "resumed_p95_s": percentile(resumed, 0.95)}
     return Finding(figure, max(told) <= 5 and monotonic, numbers)
 
 
@@ -373,8 +369,8 @@ def _wild_files(folder: Path, count: int, rng: random.Random) -> tuple[int, int]
     return count, wrong
 
 
-R1 = Drill("R1", *ROWS["R1"][:3], killed)
-R2 = Drill("R2", *ROWS["R2"][:3], silent)
-R3 = Drill("R3", *ROWS["R3"][:3], stalled)
-R4 = Drill("R4", *ROWS["R4"][:3], away)
-R5 = Drill("R5", *ROWS["R5"][:3], wild_times)
+R1 = drill_of("R1", killed)
+R2 = drill_of("R2", silent)
+R3 = drill_of("R3", stalled)
+R4 = drill_of("R4", away)
+R5 = drill_of("R5", wild_times)

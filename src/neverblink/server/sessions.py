@@ -1,19 +1,17 @@
-"""One stream of the server: its source in a thread, its place in the engine, its record, its alerts.
+"""One stream of the server: its place in the engine, its record, its alerts.
 
-The reader's thread only hands chunks over; whatever the stream says is dealt with on the engine's thread, and is in the
-journal before anybody hears of it.
+Its reader's thread only hands chunks over (reader.py); whatever the stream says is dealt with on the engine's thread,
+and is in the journal before anybody hears of it.
 """
 
 from __future__ import annotations
 
-import math
 import sqlite3
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -25,11 +23,11 @@ from neverblink.memory.recall import recall
 from neverblink.outputs.base import Output, Outputs, Recorder
 from neverblink.pictures import to_jpeg
 from neverblink.server.alerts import Watch
+from neverblink.server.reader import Reader
 from neverblink.server.saying import Answering, being_said
 from neverblink.server.spec import Spec
-from neverblink.sources import open_source, redact
-from neverblink.sources.base import Source, SourceOptions
-from neverblink.sources.chunks import chunks
+from neverblink.sources import redact
+from neverblink.sources.base import SourceOptions
 from neverblink.sources.push import PushSource
 from neverblink.stream import Stream
 from neverblink.types import Caption, Chunk, Event, EventType, Frame, SourceInfo
@@ -39,37 +37,6 @@ if TYPE_CHECKING:
 
 State = Literal["starting", "running", "paused", "ended", "failed"]
 SPEAKING_EVERY = 0.08  # seconds between two looks at what is being said
-SEEKABLE = ("file", "arcade")  # kinds that go on where they were; the others have gone on without us
-SLOW_WAIT = 0.25  # seconds until a chunk that was not taken is offered again, if nobody says so before
-
-
-class Tap:
-    """A source whose newest frame can be looked at, on a clock that goes on after a pause."""
-
-    def __init__(self, source: Source, session: Session, offset: float):
-        self.source, self.session, self.offset = source, session, offset
-
-    info: SourceInfo
-
-    def __enter__(self) -> Self:
-        self.source.__enter__()
-        self.info = self.source.info
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.source.__exit__(*exc)
-
-    def frames(self) -> Iterator[Frame]:
-        for frame in self.source.frames():
-            moved = replace(frame, time=frame.time + self.offset) if self.offset else frame
-            self.session.frame, self.session.frame_number = moved, self.session.frame_number + 1
-            yield moved
-
-    def take_dropped(self) -> int:
-        return self.source.take_dropped()
-
-    def close(self) -> None:
-        self.source.close()
 
 
 class Session:
@@ -99,11 +66,8 @@ class Session:
         self._journals = [output for output in outputs if isinstance(output, JournalOutput)]
         self._asked: deque[Answering | Watch] = deque()  # in the engine, oldest first
         self._pictures: deque[tuple[float, np.ndarray]] = deque(maxlen=8)  # end of a chunk, its last frame
-        self._begun = 0.0  # media second at which this run of the server began to watch
-        self._reader: threading.Thread | None = None
-        self._source: Tap | None = None
-        self._halt = threading.Event()
-        self._room = threading.Event()  # the engine has taken a chunk up
+        self.begun = 0.0  # media second at which this run of the server began to watch
+        self._reader: Reader | None = None
         self._saved_at, self._save_took = time.monotonic(), 0.0
         self._unsaved = False  # the last snapshot could not be written, which has been told
         self._said_at = 0.0
@@ -147,7 +111,7 @@ class Session:
             "state": self.state,
             "trouble": redact(self.trouble),
             "created": self.created,
-            "media_seconds": caption.end if caption else self._begun,
+            "media_seconds": caption.end if caption else self.begun,
             "width": self.size[0],
             "height": self.size[1],
             "duration": self.duration,
@@ -171,7 +135,7 @@ class Session:
         overload: Any = "drop-oldest" if self.kind != "file" and self.spec.runs_by_the_clock else "slow"
         self.stream = self.hub.engine.add(self.id, options=options, script=script, overload=overload)
         self.hub.worker.listeners[self.id] = self
-        self._begun = self.hub.journal.last_second(self.id)
+        self.begun = self.hub.journal.last_second(self.id)
         if self._snapshot.exists():
             try:
                 self.stream.restore(self._snapshot)
@@ -196,22 +160,16 @@ class Session:
 
     def start(self) -> None:
         """Begin to read, where the stream stands."""
-        self._halt.clear()
         self.state = "starting"
         if self.kind == "push" and self.push is None:
-            self.push = PushSource("push", SourceOptions(fps=self._fps))
-        self._reader = threading.Thread(target=self._read, name=f"reader {self.id}", daemon=True)
+            self.push = PushSource("push", SourceOptions(fps=self.fps))
+        self._reader = Reader(self)
         self._reader.start()
 
     def halt(self) -> None:
         """Stop reading; any thread but the engine's, which the reader may be waiting for."""
-        self._halt.set()
-        self._room.set()
-        source, reader = self._source, self._reader
-        if source is not None:
-            source.close()
-        if reader is not None and reader is not threading.current_thread():
-            reader.join()
+        if self._reader is not None:
+            self._reader.stop()
         self.push = None
 
     def remember(self, **otherwise: Any) -> None:
@@ -248,71 +206,27 @@ class Session:
         return self.hub.folder / "snapshots" / f"{self.id}.safetensors"
 
     @property
-    def _fps(self) -> float:
+    def fps(self) -> float:
         return self.spec.fps or self.hub.model.fps
 
-    def _read(self) -> None:
-        """The reader's thread: from the source to the engine."""
-        ended: State = "ended"
-        try:
-            with self._open() as source:
-                self._source = source
-                if self._halt.is_set():
-                    return
-                self._set_state("running")
-                self.size, self.duration = (source.info.width, source.info.height), source.info.duration
-                options = self.hub.stream_options(self.spec)
-                for chunk in chunks(source, options.fps, options.chunk_seconds):
-                    if self._halt.is_set() or not self._hand_over(chunk):
-                        return
-                    if self.spec.seconds is not None and chunk.end >= self.spec.seconds - 1e-6:
-                        break
-        except NeverblinkError as error:
-            if self._halt.is_set():
-                return
-            ended, self.trouble = "failed", str(error)
-        except Exception as error:  # a fault of ours ends this stream and is seen, not the server
-            if self._halt.is_set():
-                return
-            ended, self.trouble = "failed", f"unexpected {type(error).__name__}: {error}"
-        finally:
-            self._source = None
-        if not self._halt.is_set():
-            self.hub.worker.call(lambda: self._over(ended))
+    # -- for its reader -----------------------------------------------------------------------------------------------
 
-    def _open(self) -> Tap:
-        """The source, on the stream's own clock."""
-        at = self.caption.end if self.caption else self._begun
-        offset = 0.0
-        options = SourceOptions(
-            fps=self._fps,
-            realtime=self.spec.runs_by_the_clock,
-            start=at if self.kind in SEEKABLE else 0.0,
-            end=self.spec.seconds,
-            reach=self.hub.reach_of_clients if self.spec.by_client else "named",
-            on_event=self._on_source,
-        )
-        if at > 0 and self.kind not in SEEKABLE:
-            away = max(0.0, time.time() - self.hub.seen_at(self.id))
-            offset = float(math.ceil(at + away))
-            self._on_source("gap", f"back after {away:.1f} s", at)
-        source: Any = self.push or open_source(self.hub.path_of(self.spec.source), options)
-        return Tap(source, self, offset)
+    def runs(self, info: SourceInfo) -> None:
+        """The source is open; any thread."""
+        self._set_state("running")
+        self.size, self.duration = (info.width, info.height), info.duration
 
-    def _hand_over(self, chunk: Chunk) -> bool:
-        """Give a chunk to the engine; a file waits until there is room. False when the stream is gone."""
-        if self.caption is None and not self._pictures and chunk.start < self._begun:
-            return True  # watched before the restart
-        while not self._halt.is_set():
-            self._room.clear()
-            taken = self.hub.worker.call(lambda: self._submit(chunk)).result()
-            if taken is not None:
-                return taken
-            self._room.wait(SLOW_WAIT)
-        return False
+    def watched_before(self, chunk: Chunk) -> bool:
+        """Is this a second that was watched before the restart? Any thread."""
+        return self.caption is None and not self._pictures and chunk.start < self.begun
 
-    def _submit(self, chunk: Chunk) -> bool | None:
-        """True: taken or counted as lost; None: come again; False: the stream is gone."""
+    def on_source(self, kind: str, text: str, at: float) -> None:
+        """Something happened to the source at a media second; any thread."""
+        wanted: Any = kind
+        self.hub.worker.call(lambda: self._note(wanted, text, at))
+
+    def submit(self, chunk: Chunk) -> bool | None:
+        """True: taken or counted as lost; None: come again; False: the stream is gone. On the engine's thread."""
         if self.stream is None:
             return False
         if not self.hub.engine.submit(self.id, chunk):
@@ -320,32 +234,32 @@ class Session:
         self._pictures.append((chunk.end, chunk.frames[-1].pixels))
         return True
 
-    def _on_source(self, kind: str, text: str, at: float) -> None:
-        wanted: Any = kind
-        self.hub.worker.call(lambda: self._note(wanted, text, at))
+    def over(self, state: Literal["ended", "failed"], trouble: str = "") -> None:
+        """The source is over. What waits in the engine is still watched, and it can still be asked. On the engine's
+        thread."""
+        self.trouble = trouble or self.trouble
+        self._note("error" if state == "failed" else "source", self.trouble or "the source is over")
+        self._set_state(state)
+        self.hub.on_over(self)
 
     def _set_state(self, state: State) -> None:
         self.state = state
         self.hub.feed.mention(self.id, "state", {"state": state})
         self.hub.worker.call(self.remember)
 
-    def _over(self, state: State) -> None:
-        """The source is over. What waits in the engine is still watched, and it can still be asked."""
-        self._note("error" if state == "failed" else "source", self.trouble or "the source is over")
-        self._set_state(state)
-        self.hub.on_over(self)
-
     # -- what it says: on the engine's thread -------------------------------------------------------------------------
 
     def on_result(self, result: Result) -> None:
-        self._room.set()
+        if self._reader is not None:
+            self._reader.make_room()
         if result.error is not None:
             self.save()  # what it held before the turn that failed
             at = self.stream.end if self.stream is not None else 0.0
             self.trouble = f"{type(result.error).__name__}: {result.error}; resume it to go on from second {at:.0f}"
             self.leave(result.error)
-            self._halt.set()
-            self._over("failed")
+            if self._reader is not None:
+                self._reader.give_up()
+            self.over("failed")
         elif result.caption is not None:
             self._on_caption(result.caption)
         else:
@@ -421,7 +335,7 @@ class Session:
 
     def _note(self, kind: EventType, text: str, at: float | None = None) -> None:
         """Something happened at a media second; now where none is given."""
-        second = at if at is not None else self.caption.end if self.caption else self._begun
+        second = at if at is not None else self.caption.end if self.caption else self.begun
         self._keep(self.recorder.note(kind, text if kind == "question" else redact(text), second))
 
     def _keep(self, event: Event) -> Entry:
