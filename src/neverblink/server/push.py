@@ -15,9 +15,10 @@ from neverblink.errors import SourceRefused
 from neverblink.pictures import from_bytes, to_jpeg
 from neverblink.server.hub import Hub
 from neverblink.server.sessions import Session
+from neverblink.server.sockets import hang_up, receive_json
 
 router = APIRouter()
-MOST_BYTES = 4 * 2**20  # of one frame
+MOST_BYTES = 4 * 2**20  # of one message
 SHOW_EVERY = 0.08  # seconds between two pictures of one stream on the page
 MOST_WIDTH = 640
 
@@ -34,7 +35,7 @@ async def push(socket: WebSocket, stream_id: str) -> None:
     session = hub.sessions.get(stream_id)
     await socket.accept()
     if session is None or session.push is None:
-        await socket.close(1008, f"{stream_id} is no push stream that runs")
+        await hang_up(socket, 1008, f"{stream_id} is no push stream that runs")
         return
     timed = socket.query_params.get("timestamps") in ("1", "true")
     number = 0
@@ -46,7 +47,7 @@ async def push(socket: WebSocket, stream_id: str) -> None:
             if message.get("text") == "end":
                 if session.push is not None:
                     session.push.finish()
-                await socket.close()
+                await hang_up(socket, 1000, "")
                 return
             reply = await _verdict(session, message.get("bytes"), timed)
             await socket.send_text(json.dumps({"n": number, **reply}))
@@ -92,7 +93,7 @@ async def frames(socket: WebSocket) -> None:
 
     async def listen() -> None:
         while True:
-            value = json.loads(await socket.receive_text())
+            value = await receive_json(socket, MOST_BYTES)
             wanted.clear()
             wanted.update({str(k): max(16, min(int(v), MOST_WIDTH)) for k, v in dict(value).items()})
 
@@ -115,7 +116,7 @@ async def frames(socket: WebSocket) -> None:
         task.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
     error = next(iter(done)).exception()
-    if isinstance(error, ValueError | TypeError):
-        await socket.close(1003, "say which streams as JSON: {id: width}")
+    if isinstance(error, ValueError | TypeError | OverflowError):
+        await hang_up(socket, 1003, "say which streams as JSON: {id: width}")
     elif error is not None and not isinstance(error, WebSocketDisconnect | RuntimeError | OSError):
         raise error

@@ -20,6 +20,7 @@ from neverblink.server.hub import Hub
 from neverblink.server.media import Viewer
 from neverblink.server.problems import Problem
 from neverblink.server.saying import Answering
+from neverblink.server.sockets import hang_up, receive_json
 from neverblink.server.talks import Talk
 
 router = APIRouter()
@@ -33,7 +34,7 @@ async def realtime(socket: WebSocket) -> None:
     try:
         talk = await hub.talk()
     except Problem as problem:
-        await socket.close(1013, problem.detail)
+        await hang_up(socket, 1013, problem.detail)
         return
     conversation = Conversation(hub, socket, talk)
     try:
@@ -65,12 +66,9 @@ class Conversation:
     async def run(self) -> None:
         await self.send("session.created", session=self.session)
         while True:
-            text = await self.socket.receive_text()
             event: dict[str, Any] = {}
             try:
-                if len(text) > MOST_BYTES:
-                    raise Problem(413, f"the event has more than {MOST_BYTES >> 20} MiB")
-                value = json.loads(text)
+                value = await receive_json(self.socket, MOST_BYTES)
                 if not isinstance(value, dict):
                     raise Problem(400, "an event is a JSON object with a type")
                 event = value
