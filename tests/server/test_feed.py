@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from neverblink.outputs.base import Recorder
 from neverblink.server.feed import KEEP, PAGE, Feed
 from neverblink.server.run import in_one_line
 from neverblink.server.sse import EventStream, TooSlow
+from tests.server.running import wait_for
 
 
 def test_a_listener_gets_every_event_once_from_journal_and_memory(tmp_path: Path) -> None:
@@ -47,8 +48,75 @@ def test_a_listener_gets_every_event_once_from_journal_and_memory(tmp_path: Path
         assert list(range(journal.last_seq("a") + 1)) == heard
 
 
+class Book:
+    """A journal of streams a and b, with a feed."""
+
+    def __init__(self, journal: Journal):
+        self.journal = journal
+        self.recorders = {name: Recorder("m", name) for name in ("a", "b")}
+        self.tell("a")  # row 1
+        self.tell("b")
+        self.feed = Feed(journal)
+
+    def tell(self, name: str) -> Entry:
+        event = self.recorders[name].note("source", "x", 0.0)
+        return Entry(self.journal.add(event), event, False)
+
+    def publish(self, *names: str) -> None:
+        for entry in [self.tell(name) for name in names]:
+            self.feed.publish(entry)
+
+    def after_next_read(self, then: Callable[[], None]) -> None:
+        """`then` is done when the journal has been read and its reader does not know yet what was read."""
+        read = self.journal.events
+
+        def events(*args: Any, **how: Any) -> list[Entry]:
+            page = read(*args, **how)
+            self.journal.events = read  # type: ignore[method-assign]
+            then()
+            return page
+
+        self.journal.events = events  # type: ignore[method-assign]
+
+    async def first_heard(self, row: int) -> int:
+        coming = self.feed.follow("a", row, by_seq=True)
+        try:
+            return await number_of(coming)
+        finally:
+            await coming.aclose()  # type: ignore[attr-defined]
+
+
+def test_what_comes_while_a_listener_looks_where_to_begin_is_told(tmp_path: Path) -> None:
+    async def listen(journal: Journal) -> int:
+        book = Book(journal)
+        book.after_next_read(lambda: book.publish("a"))
+        row, gap = book.feed.begin("a", 0)
+        assert gap is None
+        return await book.first_heard(row)
+
+    with Journal(tmp_path / "j.db") as journal:
+        assert 1 == asyncio.run(listen(journal))
+
+
+def test_what_memory_passes_by_while_a_page_is_read_is_told(tmp_path: Path) -> None:
+    """The page has nothing for the listener; before it hears so, one event for it and many for others have come."""
+
+    async def listen(journal: Journal) -> int:
+        book = Book(journal)
+
+        def much() -> None:  # in the thread that reads the page
+            book.publish("a", *"b" * (2 * KEEP))
+            wait_for(lambda: book.feed._since > 3)
+
+        book.after_next_read(much)
+        return await book.first_heard(1)
+
+    with Journal(tmp_path / "j.db") as journal:
+        assert 1 == asyncio.run(listen(journal))
+
+
 async def number_of(coming: AsyncIterator[bytes]) -> int:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(5):
         while not (part := await anext(coming)).startswith(b"id: "):
             pass
     return int(part[4:].split(b"\n")[0])

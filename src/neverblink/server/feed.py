@@ -92,6 +92,19 @@ class Feed:
         for event in self._waiting:
             event.set()
 
+    def begin(self, stream_id: str, after_seq: int | None) -> tuple[int, dict[str, int] | None]:
+        """The row behind which a listener of a stream begins, and the sequence numbers that it asks for in vain; any
+        thread. None begins now."""
+        newest = self.journal.last_row()  # first: what comes while we look is behind it
+        if after_seq is None:
+            return newest, None
+        first, last = self.journal.first_seq(stream_id), self.journal.last_seq(stream_id)
+        if after_seq > last:
+            return newest, {"from": last + 1, "to": after_seq}
+        rows = self.journal.events(stream_id, after_seq=after_seq, limit=1)
+        gap = {"from": after_seq + 1, "to": first - 1} if first is not None and first > after_seq + 1 else None
+        return (rows[0].row - 1 if rows else newest), gap
+
     async def follow(
         self, stream_id: str | None, after: int, *, by_seq: bool, gap: dict[str, int] | None = None
     ) -> AsyncIterator[bytes]:
@@ -110,11 +123,11 @@ class Feed:
                 yield b"event: gap\ndata: " + json.dumps(gap).encode() + b"\n\n"
             while not self._over:
                 fresh.clear()
-                while after < self._since:
-                    page = await asyncio.to_thread(self._older, stream_id, after)
+                while after < (since := self._since):
+                    page = await asyncio.to_thread(self._older, stream_id, after, since)
                     for item in page:
                         yield line(item, by_seq)
-                    after = page[-1].row if page else max(after, self._since)
+                    after = page[-1].row if page else since  # of then: memory has gone on meanwhile
                 start = bisect_right(self._ring, after, key=lambda item: item.row)
                 for item in self._ring[start:]:
                     if stream_id is None or item.stream_id == stream_id:
@@ -141,8 +154,8 @@ class Feed:
             self._waiting.discard(fresh)
             self.clients -= 1
 
-    def _older(self, stream_id: str | None, after: int) -> list[Told]:
-        return [told(e) for e in self.journal.events(stream_id, after_row=after, limit=PAGE) if e.row <= self._since]
+    def _older(self, stream_id: str | None, after: int, since: int) -> list[Told]:
+        return [told(e) for e in self.journal.events(stream_id, after_row=after, limit=PAGE) if e.row <= since]
 
 
 def line(item: Told, by_seq: bool) -> bytes:

@@ -191,17 +191,7 @@ async def events(
     hub, session = hub_of(request), session_of(request, stream_id)
     start = number_of(last_event_id, after)
 
-    def find() -> tuple[int, dict[str, int] | None]:
-        if start is None:
-            return hub.journal.last_row(), None
-        first, last = hub.journal.first_seq(session.id), hub.journal.last_seq(session.id)
-        if start > last:
-            return hub.journal.last_row(), {"from": last + 1, "to": start}
-        rows = hub.journal.events(session.id, after_seq=start, limit=1)
-        gap = {"from": start + 1, "to": first - 1} if first is not None and first > start + 1 else None
-        return (rows[0].row - 1 if rows else hub.journal.last_row()), gap
-
-    row, gap = await asyncio.to_thread(find)
+    row, gap = await asyncio.to_thread(hub.feed.begin, session.id, start)
     return EventStream(hub.feed.follow(session.id, row, by_seq=True, gap=gap), on_cut=lambda: count_cut(hub))
 
 
