@@ -70,6 +70,7 @@ def test_a_picture_of_many_megapixels_is_refused_by_its_header(tmp_path, watch):
     (tmp_path / "wide.png").write_bytes(png(4000, 4000))
     watched = watch(tmp_path / "wide.png")
     assert isinstance(watched.error, SourceRefused)
+    assert "8.3 megapixels" in str(watched.error)
     assert [] == watched.frames
     (tmp_path / "fits.png").write_bytes(png(3000, 2000))
     assert 1 == len(watch(tmp_path / "fits.png").frames)

@@ -229,7 +229,8 @@ class Decoder:
             for tick in sampler.before(min(self._until, self._time + self.longest_step)):
                 self._send(held, tick, stream)
         if not self.decoded_frames:
-            raise RefusalError("not one frame of it can be decoded")
+            most = f"{MAX_DECODED_PIXELS / 1e6:.1f} megapixels"
+            raise RefusalError(f"not one frame of it can be decoded: it is damaged, or larger than {most} (4k)")
 
     def _raw_time(self, frame: Any) -> float | None:
         """Seconds on the source's own clock, None where it has none."""
