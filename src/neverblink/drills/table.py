@@ -24,7 +24,7 @@ INTRODUCTION = """# Hardening: what breaks products like this one, and what was 
 
 Written by `python -m neverblink.drills.table` from `results/drills-*.jsonl`; each line there has every number, the
 command and the machine. `neverblink drill ROW` holds a drill again. "M": measured on PyAV 18.1 (bundled FFmpeg 8.1.2).
-Times are from a shared machine of 2 cores (x86-64 with AMX, no GPU). There is no R10 and no S5.
+Times are from a machine of 2 cores (AMD EPYC, no GPU), shared as its `load` tells. There is no R10 and no S5.
 """
 
 
