@@ -24,11 +24,12 @@ def test_a_soak_that_grows_is_not_held() -> None:
         "kv_tokens_max": 1029,
         "kv_within_budget_at_every_step": True,
         "rss_mb_per_10k_chunks": 0.8,
+        "growth_paired": 1.01,
         "growth_cpu": 1.01,
         "growth_wall": 1.3,
     }
     assert found_in_soak(good).held
-    for wrong in ({"kv_within_budget_at_every_step": False}, {"rss_mb_per_10k_chunks": 1.2}, {"growth_cpu": 1.03}):
+    for wrong in ({"kv_within_budget_at_every_step": False}, {"rss_mb_per_10k_chunks": 1.2}, {"growth_paired": 1.03}):
         assert not found_in_soak({**good, **wrong}).held
 
 

@@ -5,9 +5,10 @@
 One JSON line: rows of the KV cache against its budget at every step, the slope of the process's memory, and the step
 time of the end over that of the beginning. Every chunk says the same number of tokens, so every step is equal work.
 
-Growth is told twice: of the CPU time of the stream's own thread, which other work on the machine disturbs least and
-which is the figure to hold on to (with --threads 1 nothing of a step happens elsewhere), and of wall time. Ctrl-C ends
-a run early and tells what it has seen so far.
+Growth is told three times: beside a young stream of the same model, the two taking turns at the end (`growth_paired`,
+the figure to hold on to: both have the same machine at the same time), and of the end over the beginning, in CPU time
+of the stream's own thread and in wall time, which tell of the machine too. Ctrl-C ends a run early and tells what it
+has seen so far.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from neverblink.decoding.speak import SpeakOptions
 from neverblink.kv.policies import make_policy
 from neverblink.model import Model
 from neverblink.options import StreamOptions
+from neverblink.stream import Stream
 from neverblink.training.toy import write_toy_checkpoint
 from neverblink.types import Chunk, Frame
 
@@ -68,21 +71,27 @@ def soak(
 
     process, rng = psutil.Process(), np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (84, 112, 3), dtype=np.uint8) for _ in range(8)]
-    processor = SayAlways(words, model.adapter.tokenizer.convert_tokens_to_ids("<|im_end|>"))
-    stream = model.stream(
-        StreamOptions(policy=policy, policy_options=options, speak=SpeakOptions(max_tokens_per_second=words + 3)),
-        processor=processor,
-    )
+
+    def new_stream() -> Stream:
+        return model.stream(
+            StreamOptions(policy=policy, policy_options=options, speak=SpeakOptions(max_tokens_per_second=words + 3)),
+            processor=SayAlways(words, model.adapter.tokenizer.convert_tokens_to_ids("<|im_end|>")),
+        )
+
+    def chunk_of(i: int) -> Chunk:
+        frames = tuple(Frame(start + i + k / 2, pictures[(2 * i + k) % 8]) for k in range(2))
+        return Chunk(float(start + i), start + i + 1.0, frames)
+
+    stream = new_stream()
     warm_up = min(chunks // 3, 1_200)
     # Written in advance: a list of a float a chunk would itself be a slope of a megabyte in 10,000 chunks.
     seconds, cpu, rows, memory = np.zeros(chunks), np.zeros(chunks), np.zeros(chunks, int), np.zeros(chunks)
     done = 0
     try:
         for i in range(chunks):
-            at = start + i
-            frames = tuple(Frame(at + k / 2, pictures[(2 * i + k) % 8]) for k in range(2))
+            chunk = chunk_of(i)
             began, began_cpu = time.perf_counter(), time.thread_time()
-            caption = stream.step(Chunk(float(at), at + 1.0, frames))
+            caption = stream.step(chunk)
             seconds[i], cpu[i] = time.perf_counter() - began, time.thread_time() - began_cpu
             rows[i], memory[i] = caption.kv_tokens, process.memory_info().rss / 2**20
             done = i + 1
@@ -92,6 +101,7 @@ def soak(
         if done <= warm_up + 2 * edge:
             raise  # nothing to compare yet
     seconds, cpu, rows, memory = seconds[:done], cpu[:done], rows[:done], memory[:done]
+    paired = side_by_side(stream, done, new_stream(), warm_up, edge, chunk_of)
     slope = float(np.polyfit(np.arange(warm_up, done), memory[warm_up:], 1)[0]) * 10_000
     median = np.median
     return {
@@ -108,9 +118,30 @@ def soak(
         "rss_mb_end": round(float(memory[-1]), 1),
         "ms_per_chunk_p50": round(float(median(seconds[warm_up:])) * 1e3, 3),
         "cpu_ms_per_chunk_p50": round(float(median(cpu[warm_up:])) * 1e3, 3),
+        "growth_paired": round(paired, 4),
         "growth_cpu": round(float(median(cpu[-edge:])) / median(cpu[warm_up : warm_up + edge]), 4),
         "growth_wall": round(float(median(seconds[-edge:])) / median(seconds[warm_up : warm_up + edge]), 4),
     }
+
+
+def side_by_side(
+    old: Stream, age: int, young: Stream, warm_up: int, chunks: int, chunk_of: Callable[[int], Chunk]
+) -> float:
+    """CPU time of a step of the old stream over that of the young one, by their medians over so many steps in turn.
+
+    Args:
+        age: chunks that the old one has seen. warm_up: those that the young one is given first.
+    """
+    for i in range(warm_up):
+        young.step(chunk_of(i))
+    spent: dict[Stream, list[float]] = {old: [], young: []}
+    for i in range(chunks):
+        turns = [(old, age + i), (young, warm_up + i)]
+        for stream, at in turns if i % 2 else turns[::-1]:  # neither always finds the other's caches
+            chunk, began = chunk_of(at), time.thread_time()
+            stream.step(chunk)
+            spent[stream].append(time.thread_time() - began)
+    return float(np.median(spent[old]) / np.median(spent[young]))
 
 
 def main() -> None:
