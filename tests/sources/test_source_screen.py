@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
 
 import pytest
 
+from neverblink.drills.cameras import virtual_screen
 from neverblink.errors import MissingExtra, SourceRefused
 
 
 @pytest.fixture
-def display(monkeypatch):
-    if not shutil.which("Xvfb"):
-        pytest.fail("Xvfb is not installed; scripts/test installs scripts/apt-packages.txt")
-    command = ["Xvfb", "-displayfd", "1", "-screen", "0", "1600x1200x24", "-nolisten", "tcp"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    monkeypatch.setenv("DISPLAY", f":{server.stdout.readline().strip()}")
-    yield
-    server.kill()
-    server.communicate()
+def display():
+    with virtual_screen() as name:
+        if not name:
+            pytest.fail("Xvfb is not installed; scripts/test installs scripts/apt-packages.txt")
+        yield name
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs X11")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import os
+import shutil
 import socket
 import socketserver
 import subprocess
@@ -62,6 +64,27 @@ class RtspCamera:
 
     def __exit__(self, *exc: object) -> None:
         self.kill()
+
+
+@contextlib.contextmanager
+def virtual_screen() -> Iterator[str]:
+    """One screen of 1600x1200 by Debian's Xvfb, as this process's DISPLAY, which is yielded; "" where it is missing."""
+    if not shutil.which("Xvfb"):
+        yield ""
+        return
+    # Without -noreset it starts anew when its last client leaves, and refuses whoever comes meanwhile.
+    command = ["Xvfb", "-noreset", "-displayfd", "1", "-screen", "0", "1600x1200x24", "-nolisten", "tcp"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        before = os.environ.get("DISPLAY")
+        os.environ["DISPLAY"] = display = f":{server.stdout.readline().strip()}"
+        try:
+            yield display
+        finally:
+            os.environ.pop("DISPLAY")
+            if before is not None:
+                os.environ["DISPLAY"] = before
+            server.kill()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
