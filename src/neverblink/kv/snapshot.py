@@ -14,15 +14,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 from neverblink.errors import SnapshotError
 from neverblink.kv.table import COLUMNS
 from neverblink.types import Kind
 
 VERSION = 2
+DTYPES = {"bfloat16": torch.bfloat16, "float8_e4m3fn": torch.float8_e4m3fn}  # those that numpy does not know
 FAR = 1e12  # no second, place or serial of a stream comes near
 
 
@@ -76,15 +78,28 @@ def save(stream: Any, path: str | Path) -> None:
         raise SnapshotError(f"the stream failed while its cache was rearranged; {path} is left as it was")
     path, (tensors, plain) = Path(path), state_of(stream)
     head: dict[str, Any] = {"version": VERSION, "identity": identity_of(stream), "state": plain}
+    arrays, head["as_bytes"] = _as_arrays(tensors)
     head["crc32"] = _checksum(tensors, head)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, beside, metadata={"neverblink": json.dumps(head)})
+        save_file(arrays, beside, metadata={"neverblink": json.dumps(head)})
         os.replace(beside, path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):  # a file system that cannot be written cannot be tidied either
             beside.unlink(missing_ok=True)
         raise SnapshotError(f"cannot write the snapshot {path}: {error}") from error
+
+
+def _as_arrays(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors for numpy, and the types of those that it only knows as bytes. By way of numpy, since safetensors.torch
+    makes a ctypes type of every length that it meets, and Python keeps them all."""
+    arrays, types = {}, {}
+    for name, value in tensors.items():
+        if value.dtype in DTYPES.values():
+            types[name] = str(value.dtype).removeprefix("torch.")
+            value = value.contiguous().view(torch.uint8)
+        arrays[name] = value.contiguous().numpy()
+    return arrays, types
 
 
 def load(stream: Any, path: str | Path) -> None:
@@ -97,7 +112,9 @@ def load(stream: Any, path: str | Path) -> None:
         with safe_open(str(path), framework="pt") as file:
             head = json.loads((file.metadata() or {}).get("neverblink", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (OSError, SafetensorError, ValueError) as error:
+        for name, dtype in (head.get("as_bytes", {}) if isinstance(head, dict) else {}).items():
+            tensors[name] = tensors[name].view(DTYPES[dtype])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise SnapshotError(f"cannot read the snapshot {path}: {error}") from error
     if not isinstance(head, dict) or head.get("version") != VERSION:
         found = head.get("version") if isinstance(head, dict) else None
