@@ -143,8 +143,8 @@ def found_in_soak(line: Mapping[str, Any]) -> Finding:
     good = held and line["rss_mb_per_10k_chunks"] <= 1.0 and line["growth_paired"] <= 1.02
     figure = (
         f"{line['chunks']:,} chunks: KV <= {line['kv_tokens_max']} of {line['kv_budget']} rows, RSS "
-        f"{line['rss_mb_per_10k_chunks']:+.2f} MB per 10,000 chunks, CPU time of a chunk "
-        f"{100 * (line['growth_paired'] - 1):+.1f} % of that of a young stream beside it"
+        f"{line['rss_mb_per_10k_chunks']:+.2f} MB per 10,000 chunks, a chunk costs "
+        f"{100 * (line['growth_paired'] - 1):+.1f} % of CPU time against a young stream beside it"
     )
     return Finding(figure, good, measured)
 
