@@ -10,7 +10,7 @@ import pytest
 
 from neverblink.bench import behaviour, economy, latency, savings
 from neverblink.bench.compare import read
-from neverblink.bench.economy import arguments_of, front, main, table
+from neverblink.bench.economy import WAYS, arguments_of, front, main, possible_ways, table
 from neverblink.bench.spent import Spent, smaller
 from neverblink.errors import ConfigError
 from neverblink.testing import make_caption
@@ -36,6 +36,15 @@ def test_shares_become_the_models_own_rates() -> None:
     [_, gate] = arguments_of("slow-fast 1/4", 8.0, 1000, 300.0)
     assert gate == "slow-fast:threshold=0.98,tokens_per_second=75,burst=2"
     assert ("--gate", "pixel") == arguments_of("pixel 0.95", 8.0, 1000, 300.0)
+
+
+def test_ways_that_a_model_or_a_recording_cannot_are_left_out() -> None:
+    def possible(fps: float, tokens: int, recorded: bool) -> list[str]:
+        return possible_ways({way: arguments_of(way, fps, 1000, 300.0) for way in WAYS}, tokens, recorded)
+
+    assert list(WAYS) == possible(8.0, 4, recorded=True) == possible(2.0, 4, recorded=False)
+    assert ["frames 1/4"] == [way for way in WAYS if way not in possible(2.0, 4, recorded=True)]
+    assert {"pixels 1/2", "stc 0.5", "decay"} <= set(WAYS) - set(possible(8.0, 1, recorded=False))
 
 
 def test_front_and_table_say_who_is_beaten_and_what_was_lost() -> None:

@@ -18,6 +18,7 @@ how the gates and compressors meet a still picture, a cut and a slow drift.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -91,6 +92,14 @@ def arguments_of(way: str, fps: float, pixels: int, tokens_per_second: float) ->
                 parts[j] = f"{name}={float(share_text[:-1]) * tokens_per_second:g}"
         out.append(",".join(parts))
     return tuple(out)
+
+
+def possible_ways(ways: Mapping[str, Sequence[str]], tokens_per_picture: int, recorded: bool) -> list[str]:
+    """Those that a model and its source can: what drops tokens inside a picture needs several, and a recording has
+    whole numbers of pictures a second."""
+    names = [way for way in ways if tokens_per_picture > 1 or not way.startswith(WITHIN)]
+    rates = {way: float(dict(itertools.pairwise(ways[way])).get("--fps", 1)) for way in names}
+    return [way for way in names if not recorded or rates[way].is_integer()]
 
 
 def with_shares(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -194,8 +203,8 @@ def _streams(own: argparse.Namespace, rest: Sequence[str]) -> int:
     # A recorded match is watched at its own rate where that is below the model's.
     fps = min(model.fps, FPS) if own.sport == "football" else model.fps
     tokens = pixels.max_tokens_per_grid * fps / pixels.temporal_patch
-    possible = [way for way in WAYS if pixels.max_tokens_per_grid > 1 or not way.startswith(WITHIN)]
     ways = {way: arguments_of(way, fps, pixels.max_pixels, tokens) for way in WAYS}
+    possible = possible_ways(ways, pixels.max_tokens_per_grid, recorded=own.sport == "football")
     file = own.out / f"{own.sport}.jsonl"
     names = missing(own.ways or possible, file, WAYS)
     given = ["--sport", own.sport, "--model", own.model, "--cpu-time", *rest]
