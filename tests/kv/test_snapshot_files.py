@@ -26,7 +26,10 @@ def test_nothing_stays_of_a_snapshot_that_was_written(tmp_path: Path) -> None:
 def test_a_snapshot_is_the_same_stream_in_every_type(tmp_path: Path, dtype: str) -> None:
     (stream, _, forced), (other, _, _) = make_stream(PLOT, dtype), make_stream(PLOT, dtype)
     play(PLOT, stream, forced, 0, 3)
+    seen = {"one": torch.tensor(1.5, dtype=torch.bfloat16), "small": torch.ones(2, 3).to(torch.float8_e5m2)}
+    stream.seen = dict(seen)  # what a plug-in remembers may be of any type
     stream.save(tmp_path / "s.safetensors")
     other.restore(tmp_path / "s.safetensors")
+    assert {n: (v.dtype, v.shape) for n, v in seen.items()} == {n: (v.dtype, v.shape) for n, v in other.seen.items()}
     assert other.arena.k[0].dtype == getattr(torch, dtype)
     assert_same(state(stream), state(other))

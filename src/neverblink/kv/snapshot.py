@@ -24,7 +24,7 @@ from neverblink.kv.table import COLUMNS
 from neverblink.types import Kind
 
 VERSION = 2
-DTYPES = {"bfloat16": torch.bfloat16, "float8_e4m3fn": torch.float8_e4m3fn}  # those that numpy does not know
+DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 FAR = 1e12  # no second, place or serial of a stream comes near
 
 
@@ -90,15 +90,16 @@ def save(stream: Any, path: str | Path) -> None:
         raise SnapshotError(f"cannot write the snapshot {path}: {error}") from error
 
 
-def _as_arrays(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors for numpy, and the types of those that it only knows as bytes. By way of numpy, since safetensors.torch
-    makes a ctypes type of every length that it meets, and Python keeps them all."""
+def _as_arrays(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, list[int]]]]:
+    """Tensors for numpy, and type and shape of those that it only knows as bytes, such as bfloat16. By way of numpy,
+    since safetensors.torch makes a ctypes type of every length that it meets, and Python keeps them all."""
     arrays, types = {}, {}
     for name, value in tensors.items():
-        if value.dtype in DTYPES.values():
-            types[name] = str(value.dtype).removeprefix("torch.")
-            value = value.contiguous().view(torch.uint8)
-        arrays[name] = value.contiguous().numpy()
+        try:
+            arrays[name] = value.contiguous().numpy()
+        except TypeError:
+            types[name] = (str(value.dtype).removeprefix("torch."), list(value.shape))
+            arrays[name] = value.reshape(-1).view(torch.uint8).numpy()
     return arrays, types
 
 
@@ -112,8 +113,8 @@ def load(stream: Any, path: str | Path) -> None:
         with safe_open(str(path), framework="pt") as file:
             head = json.loads((file.metadata() or {}).get("neverblink", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-        for name, dtype in (head.get("as_bytes", {}) if isinstance(head, dict) else {}).items():
-            tensors[name] = tensors[name].view(DTYPES[dtype])
+        for name, (dtype, shape) in (head.get("as_bytes", {}) if isinstance(head, dict) else {}).items():
+            tensors[name] = tensors[name].view(DTYPES[dtype]).reshape(shape)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise SnapshotError(f"cannot read the snapshot {path}: {error}") from error
     if not isinstance(head, dict) or head.get("version") != VERSION:

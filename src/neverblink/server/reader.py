@@ -111,7 +111,7 @@ class Reader:
             opening = True
             try:
                 with self._tap() as source:
-                    opening = False
+                    opening, self._source = False, source
                     self._watch(source)
                     return
             except (SourceRefused, SourceDamaged):
@@ -132,8 +132,7 @@ class Reader:
             on_event=session.on_source,
         )
         source: Any = session.push or open_source(hub.path_of(session.spec.source), options)
-        self._source = Tap(source, session)
-        return self._source
+        return Tap(source, session)
 
     def _watch(self, source: Tap) -> None:
         session = self._session
