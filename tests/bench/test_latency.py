@@ -377,6 +377,8 @@ class TestCommand:
             (["--shape", "gpt", "--random-weights"], "no shape 'gpt'; known: "),
             (["--model", "/nowhere"], "no model at '/nowhere'"),
             (["--tokens", "1"], "tokens must be 2 or more, got 1"),
+            (["--cuda-graph", "--model", "toy", "--device", "cpu"], "--cuda-graph is for a CUDA device"),
+            (["--varlen", "--model", "toy", "--device", "cpu"], "--varlen is for a CUDA device"),
         ],
     )
     def test_a_contradiction_is_one_line(self, given: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

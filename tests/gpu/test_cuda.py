@@ -10,6 +10,10 @@ from neverblink.bench.floor import Rates
 from neverblink.bench.latency import run
 from neverblink.bench.latency_figures import Workload
 from neverblink.bench.shapes import random_model
+from neverblink.kv.arena import Arena
+from neverblink.kv.cache import PackedCache, StreamCache
+from neverblink.kv.table import Table
+from neverblink.models import varlen
 from tests.checkpoints import toy_checkpoint
 from tests.strategies import Plot, Second, chunk_of
 
@@ -58,14 +62,14 @@ def test_the_decode_graph_says_what_the_plain_decoder_says() -> None:
         tuple([Second((56, 84), 2, (), None, False)] * 12), "streaming", {}, "contiguous", 200.0, "system", "", 0.0, 0
     )
     said = []
-    for graph in (False, True):
+    for graph, backend in ((False, ""), (True, ""), (True, "inductor")):
         model = Model.from_pretrained(toy_checkpoint(), device="cuda", dtype="float32")
-        model.adapter.graph = graph  # type: ignore[attr-defined]
+        model.adapter.graph, model.adapter.compile = graph, backend  # type: ignore[attr-defined]
         streams = [model.stream(options) for _ in range(2)]
         question = {5: "What now?"}
         steps = [stream.step(chunk_of(plot, i), question.get(i)) for i in range(12) for stream in streams]
         said.append([(caption.text, caption.answer, caption.kv_tokens) for caption in steps])
-    assert said[0] == said[1]
+    assert said[0] == said[1] == said[2]
 
 
 def test_packed_streams_say_what_each_says_alone() -> None:
@@ -87,3 +91,28 @@ def test_packed_streams_say_what_each_says_alone() -> None:
             assert result.caption is not None, result.error
             told[result.stream_id].append(result.caption.text)
         assert dict.fromkeys("abc", expected) == told
+
+
+def test_one_kernel_for_all_streams_is_the_loop_over_them() -> None:
+    """A published shape of two layers in bfloat16, ragged feeds: torch's kernel beside attention stream by stream."""
+    run = varlen.kernel()
+    assert run is not None, f"torch {torch.__version__} has no varlen_attn that counts rows in use"
+    adapter = random_model("qwen2.5-vl-3b", device="cuda", layers=2, vocabulary=512).adapter
+    hidden = {}
+    for name, kernel in (("loop", None), ("varlen", run)):
+        adapter.varlen = kernel  # type: ignore[attr-defined]
+        arena = Arena.of(adapter, 96, 0, slots=4)
+        tables = [Table(96) for _ in range(3)]
+        caches = [StreamCache(arena, table, slot) for table, slot in zip(tables, (2, 0, 3), strict=True)]
+        torch.manual_seed(0)
+        out = []
+        for sizes in ((40, 7, 1), (1, 1, 1), (3, 30, 1)):
+            total, held = sum(sizes), [table.n for table in tables]
+            places = torch.cat([torch.arange(n, n + size) for n, size in zip(held, sizes, strict=True)])
+            embeds = torch.randn(total, adapter.model.config.text_config.hidden_size).to("cuda", adapter.dtype)
+            with torch.inference_mode():
+                out.append(adapter.forward_packed(embeds, places.expand(3, -1).float(), PackedCache(caches, sizes)))
+            for table, size in zip(tables, sizes, strict=True):
+                table.n += size
+        hidden[name] = torch.cat(out).float()
+    torch.testing.assert_close(hidden["varlen"], hidden["loop"], atol=0.05, rtol=0.05)

@@ -82,8 +82,11 @@ def test_anything_unusual_takes_the_stock_forward(config: str, value: Any) -> No
     assert not can_run(lm)
 
 
-def test_the_decode_step_on_fixed_buffers_is_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a CUDA graph repeats: every row of the slot is there, and those behind the token are hidden."""
+@pytest.mark.parametrize("backend", ["", "aot_eager"])
+def test_the_decode_step_on_fixed_buffers_is_the_decoder(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """What a CUDA graph repeats: every row of the slot is there, and those behind the token are hidden. It goes through
+    torch.compile as one graph; inductor's, which needs a compiler of C++, is for tests/gpu."""
+    monkeypatch.setattr(loaded().adapter, "compile", backend)
     windows = {"sink_tokens": 5, "text_window": 7, "vision_seconds": 2.0}
     options = StreamOptions(policy_options=windows, speak=SpeakOptions(max_tokens_per_second=5))
     seen: dict[bool, torch.Tensor] = {}

@@ -31,6 +31,7 @@ from neverblink.decoding.speak import Sampler, SpeakOptions
 from neverblink.engine import Engine
 from neverblink.errors import BudgetError, ConfigError, MissingExtra, NeverblinkError
 from neverblink.kv.policies import make_policy, policies
+from neverblink.models.varlen import kernel
 from neverblink.script import Script
 from neverblink.stream import Stream
 from neverblink.types import Caption, Chunk, Frame
@@ -334,6 +335,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtype", help="float32, bfloat16 ... (default: chosen)")
     add("--device", help="cpu, cuda ... (default: chosen)")
     add("--cuda-graph", action="store_true", help="decode steps of a single stream as a CUDA graph")
+    add("--compile", action="store_true", help="that step through torch.compile first; takes a minute or so to begin")
+    add(
+        "--varlen",
+        action="store_true",
+        help="attention of all streams in one kernel, in half precision",
+    )
     add("--threads", type=int, help="of a CPU")
     add("--seed", type=int, default=default.seed, help="of the pictures")
     add_parts(parser)
@@ -368,12 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         with tempfile.TemporaryDirectory() as folder:
             model = load(args, Path(folder))
-        if args.cuda_graph:
-            if model.device != "cuda":
-                raise ConfigError(f"--cuda-graph is for a CUDA device and the model is on {model.device}; leave it out")
-            if not getattr(model.adapter, "can_graph", False):
-                raise ConfigError(f"--cuda-graph does not know the text model of {model.adapter.family}; leave it out")
-            model.adapter.graph = True  # type: ignore[attr-defined]
+        _quicken(model, args)
         drive = round_robin if args.one_by_one else None
         for line, measured in run(model, args.strategies.split(","), work, tell=_tell, drive=drive):
             lines.append({**line, **about})
@@ -388,6 +390,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if lines:
             print(table(lines), end="")
     return 0
+
+
+def _quicken(model: Any, args: argparse.Namespace) -> None:
+    """--cuda-graph, --compile and --varlen.
+
+    Raises:
+        ConfigError: the device, the model or this torch cannot.
+    """
+    adapter = model.adapter
+    for flag in ("cuda_graph", "varlen"):
+        if getattr(args, flag) and model.device != "cuda":
+            name = "--" + flag.replace("_", "-")
+            raise ConfigError(f"{name} is for a CUDA device and the model is on {model.device}; leave it out")
+    for flag in ("cuda_graph", "compile"):
+        if getattr(args, flag) and not getattr(adapter, "can_graph", False):
+            name = "--" + flag.replace("_", "-")
+            raise ConfigError(f"{name} does not know the text model of {adapter.family}; leave it out")
+    if args.cuda_graph or args.compile:
+        adapter.graph, adapter.compile = True, "inductor" if args.compile else ""
+    if args.varlen:
+        adapter.varlen = kernel()
+        if adapter.varlen is None or adapter.dtype not in (torch.float16, torch.bfloat16):
+            raise ConfigError(
+                f"--varlen needs a torch whose varlen_attn takes seqused_k, and half precision; here are torch "
+                f"{torch.__version__} and {adapter.dtype}; leave it out"
+            )
 
 
 def _tell(text: str) -> None:

@@ -24,7 +24,8 @@ class ArenaLayer(CacheLayerMixin):
 
     def __init__(self, arena: Arena, slot: int, layer: int, table: Table):
         super().__init__()
-        self._k, self._v, self._table = arena.k[layer][slot : slot + 1], arena.v[layer][slot : slot + 1], table
+        self.whole = arena.k[layer], arena.v[layer]  # of all slots
+        self._k, self._v, self._table = *(part[slot : slot + 1] for part in self.whole), table
         self.keys, self.values, self.is_initialized = self._k, self._v, True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -121,3 +122,8 @@ class PackedCache(Cache):
         """Keys and values [1, heads, rows, dim] of one segment's stream, its new rows included; views."""
         own = segment.cache.layers[layer]
         return own.keys[:, :, : segment.rows], own.values[:, :, : segment.rows]
+
+    def whole(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [slots, heads, max_rows, dim] of a layer of the arena that all these streams stand in."""
+        own = self.segments[0].cache.layers[layer]
+        return own.whole

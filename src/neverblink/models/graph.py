@@ -21,15 +21,18 @@ class DecodeStep:
 
     Args:
         lm: the stock text model. keys, values: of each layer, [1, kv_heads, rows, dim], where the token's are written.
+        compile: backend of torch.compile that fuses its operations first, "" for none. All shapes are fixed.
     """
 
-    def __init__(self, lm: Any, keys: list[torch.Tensor], values: list[torch.Tensor]):
+    def __init__(self, lm: Any, keys: list[torch.Tensor], values: list[torch.Tensor], compile: str = ""):
         weight = lm.embed_tokens.weight
         self._lm, self._keys, self._values = lm, keys, values
         self._embeds = torch.zeros(1, weight.shape[1], dtype=weight.dtype, device=weight.device)
         self._positions = torch.zeros(3, 1, device=weight.device)
         self._row = torch.zeros(1, dtype=torch.long, device=weight.device)
         self._rows = torch.arange(keys[0].shape[2], device=weight.device)
+        if compile:
+            self._step = torch.compile(self._step, dynamic=False, fullgraph=True, backend=compile)  # type: ignore[method-assign]
         self._replay = self._captured() if weight.device.type == "cuda" else self._step
 
     def __call__(self, embeds: torch.Tensor, positions: torch.Tensor, row: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 if TYPE_CHECKING:
     from neverblink.kv.cache import PackedCache, Segment
+    from neverblink.models.varlen import Folded
 
 NAME = "neverblink_packed"
 
@@ -28,14 +29,19 @@ def packed_attention(
     *,
     packed: PackedCache,
     scaling: float,
+    folded: Folded | None = None,
     sees: Callable[[Any, Segment], torch.Tensor | None] | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Queries [1, heads, sum T, dim] over each stream's rows of the arena; gives [1, sum T, heads, dim].
 
     Args:
+        folded: the call as one kernel takes it; None goes stream by stream.
         sees: the mask of a segment in a layer, where it is not the segment's own.
     """
+    if folded is not None:
+        keys, values = packed.whole(module.layer_idx)
+        return folded(query, keys, values, scaling), None
     heads, total, dim = query.shape[1:]
     mixed = query.new_empty(1, total, heads, dim)
     for segment in packed.segments:

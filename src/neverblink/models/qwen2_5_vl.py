@@ -50,6 +50,7 @@ class Qwen25VL(StockAdapter):
         self.lean = lean.can_run(self._lm)  # False takes the stock forward
         self.can_graph = lean.knows(self._lm)
         self.graph = False  # one token of one stream through models/graph.py; for CUDA
+        self.compile = ""  # backend of torch.compile for that step
         self._steps: weakref.WeakKeyDictionary[Any, DecodeStep] = weakref.WeakKeyDictionary()  # of each stream's cache
 
     @classmethod
@@ -150,7 +151,8 @@ class Qwen25VL(StockAdapter):
     def _step_of(self, cache: Any) -> DecodeStep:
         if cache not in self._steps:
             layers = cache.layers
-            self._steps[cache] = DecodeStep(self._lm, [own.keys for own in layers], [own.values for own in layers])
+            keys, values = [own.keys for own in layers], [own.values for own in layers]
+            self._steps[cache] = DecodeStep(self._lm, keys, values, self.compile)
         return self._steps[cache]
 
     def forward_packed(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:

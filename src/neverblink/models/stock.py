@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from neverblink.models.best import BestToken
 from neverblink.models.int8 import quantise
 from neverblink.models.packed import packed_calls
 from neverblink.models.products import quicken
+from neverblink.models.varlen import Kernel, fold
 from neverblink.types import QWEN, Marks, Part
 
 # Frequencies that do not depend on how long a sequence is: a key that was baked anywhere can be turned anywhere.
@@ -44,23 +46,21 @@ class Checkpoint:
             ModelError: its quantisation, the LoRA adapter, or bytes cannot be used here.
         """
         import transformers
-        from transformers.utils import logging
 
         if self.quantisation and self.dtype == torch.int8:
             raise ModelError(f"{self.name} is quantised with {self.quantisation} already; leave dtype int8 out")
         more: dict[str, Any] = {"device_map": {"": self.device}} if self.quantisation else {}
-        bars = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
         try:
-            model = getattr(transformers, kind).from_pretrained(
-                self.folder,
-                dtype=torch.float32 if self.dtype == torch.int8 else self.dtype,
-                attn_implementation=self.attn,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                **more,
-            )
+            with no_bars():
+                model = getattr(transformers, kind).from_pretrained(
+                    self.folder,
+                    dtype=torch.float32 if self.dtype == torch.int8 else self.dtype,
+                    attn_implementation=self.attn,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    **more,
+                )
         except (ImportError, RuntimeError, ValueError) as error:
             if not self.quantisation:
                 raise
@@ -69,9 +69,6 @@ class Checkpoint:
                 f"{self.name} is quantised with {self.quantisation}, which does not run here: {reason}; "
                 f"install what it names, or use a checkpoint that is not quantised"
             ) from error
-        finally:
-            if bars:
-                logging.enable_progress_bar()
         if not self.quantisation:
             model = model.to(self.device)
         model = self._with_lora(model)
@@ -128,6 +125,20 @@ class Checkpoint:
         return tuned.merge_and_unload(safe_merge=True)
 
 
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Within, transformers draws no progress bars of its own."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
 class StockAdapter(ABC):
     """The part of an adapter that does not depend on how a family sees: subclasses say how pictures become embeddings.
 
@@ -161,6 +172,7 @@ class StockAdapter(ABC):
         self.stop_ids = frozenset({stops} if isinstance(stops, int) else set(stops or ()))
         self._sdpa = text._attn_implementation == "sdpa"
         self._best: BestToken | None = None
+        self.varlen: Kernel | None = None  # one call for the attention of all streams; for CUDA
 
     @staticmethod
     def _parts(model: Any) -> tuple[Any, Any]:
@@ -234,7 +246,8 @@ class StockAdapter(ABC):
     def forward_packed(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         # No mask is built for an attention that transformers does not know; each segment brings its own.
         with packed_calls(self._lm.config):
-            return self._call(embeds, positions, cache, None, packed=cache)
+            folded = fold(cache, self._lm.config.num_attention_heads, self.varlen)
+            return self._call(embeds, positions, cache, None, packed=cache, folded=folded)
 
     def _call(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any, mask: Any, **more: Any) -> torch.Tensor:
         places = positions.to(self.device)

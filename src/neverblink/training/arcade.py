@@ -139,7 +139,7 @@ def adapter_of(run: Path, device: str = "cpu", dtype: torch.dtype = torch.float3
 
 def load_tower(run: Path) -> Any:
     """encode([patches, values] uint8, seconds) -> [seconds, tokens, hidden], for `scenes`."""
-    adapter, size = adapter_of(run, dtype=torch.bfloat16), SmallVLM()
+    adapter, size = adapter_of(run, dtype=torch.bfloat16), SmallVLM.of(run)
     h, w = size.height // size.patch, size.width // size.patch
 
     glance = Glance(adapter.model.model.visual, (h, w))
@@ -151,12 +151,12 @@ def load_tower(run: Path) -> Any:
     return encode
 
 
-def start(run: Path, courses: Sequence[Course], seed: int) -> None:
+def start(run: Path, courses: Sequence[Course], seed: int, size: SmallVLM) -> None:
     """Stage `build`: random weights, a tokenizer and the card. A run that has begun is left as it is."""
     if (run / "config.json").is_file():
         return
     torch.manual_seed(seed)
-    tokenizer, size, memory = train_tokenizer(corpus(courses), run), SmallVLM(), WindowOptions()
+    tokenizer, memory = train_tokenizer(corpus(courses), run), WindowOptions()
     card = {
         "name": NAME,
         "domain": f"sport ({', '.join(course.sport.title for course in courses)})",
@@ -180,7 +180,7 @@ def start(run: Path, courses: Sequence[Course], seed: int) -> None:
 
 def see(run: Path, args: argparse.Namespace) -> None:
     """Stage `see`: the tower, alone."""
-    adapter, size, usual = adapter_of(run, args.device), SmallVLM(), USUAL[args.stage]
+    adapter, size, usual = adapter_of(run, args.device), SmallVLM.of(run), USUAL[args.stage]
     courses = courses_of(args.sports, args.football)
     fields = fields_of([course.sport for course in courses])
     pairs = Pairs(courses, adapter.pixels, args.seed + 1)
@@ -215,7 +215,7 @@ def film_scenes(run: Path, args: argparse.Namespace) -> None:
 
 def speak(run: Path, args: argparse.Namespace) -> None:
     """Stages `read` and `talk`: the decoder, on scenes."""
-    adapter, size, usual = adapter_of(run, args.device), SmallVLM(), USUAL[args.stage]
+    adapter, size, usual = adapter_of(run, args.device), SmallVLM.of(run), USUAL[args.stage]
     adapter.model.model.visual.requires_grad_(False)  # with captions alone it forgets what `see` taught it
     tokenizer = adapter.tokenizer
     reading = args.stage == "read"
@@ -291,11 +291,14 @@ def main() -> None:
     parser.add_argument(
         "--overlap", type=int, default=WindowOptions().overlap, help="seconds that windows of talk share"
     )
+    parser.add_argument("--patch", type=int, default=SmallVLM().patch, help="pixels, for `build` (default 40)")
+    parser.add_argument("--merge", type=int, default=SmallVLM().merge, help="patches a side of a token (default 4)")
     parser.add_argument("--digits", type=float, default=4.0, help="loss weight of digits (default 4)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    start(args.out, courses_of(args.sports, args.football), args.seed)
+    size = SmallVLM(patch=args.patch, merge=args.merge)
+    start(args.out, courses_of(args.sports, args.football), args.seed, size)
     if args.stage == "see":
         see(args.out, args)
     elif args.stage == "scenes":

@@ -194,7 +194,9 @@ def look(
             group["lr"] = lr * min(1.0, (step + 1) / 50) * (1 - 0.9 * done)
         with torch.autocast(adapter.device.type, dtype=torch.bfloat16):
             values = normalise(patches.flatten(0, 1), adapter.pixels, torch.bfloat16)
-            said = head(glance(values.unflatten(0, patches.shape[:2]))).float()
+            tokens = glance(values.unflatten(0, patches.shape[:2]))
+            # Their mean: a token that does not say where it is cannot help.
+            said = head(tokens.unflatten(0, (len(patches), -1)).mean(1)).float()
         losses = []
         for column, logits in enumerate(said.split(sizes, 1)):
             rows = truth[:, column] >= 0

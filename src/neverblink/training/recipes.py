@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from neverblink.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class SmallVLM:
@@ -16,6 +18,9 @@ class SmallVLM:
     The class has no absolute place in its vision tower (2-D RoPE is relative) and hardly any in a small decoder, whose
     M-RoPE gives the width the slowest angles. So one token shows the whole picture: the merger sees its patches side
     by side, always in the same order. With a merge of 1 nothing of where the ball is was learned in 200 steps.
+
+    Raises:
+        ConfigError: the picture is no whole number of tokens.
     """
 
     hidden: int = 256
@@ -36,6 +41,20 @@ class SmallVLM:
     # The court's own colour is nearly zero, so that a ball of eight pixels is not drowned in it; not zero, or the norms
     # of the tower would blow an empty patch up to the size of one that shows something.
     background: tuple[float, float, float] = (144 / 255 - 0.005, 72 / 255 - 0.005, 17 / 255 - 0.005)
+
+    def __post_init__(self) -> None:
+        side = self.patch * self.merge
+        if self.width % side or self.height % side:
+            raise ConfigError(
+                f"a token of {self.merge} x {self.merge} patches of {self.patch} pixels does not divide a picture of "
+                f"{self.width} x {self.height}; choose patch and merge so that {side} does"
+            )
+
+    @classmethod
+    def of(cls, folder: Path) -> SmallVLM:
+        """The size that a checkpoint's card tells."""
+        size = json.loads((folder / "neverblink.json").read_text(encoding="utf-8"))["size"]
+        return cls(**{**size, "background": tuple(size["background"])})
 
 
 def build(size: SmallVLM, tokenizer: Any) -> Any:

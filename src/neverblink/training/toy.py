@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from neverblink.models.stock import no_bars
 from neverblink.training.tokenizer import train_tokenizer
 
 
@@ -70,7 +71,8 @@ def write_toy_checkpoint(
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(config)
     model.generation_config.eos_token_id = ids("<|im_end|>")
-    model.save_pretrained(folder)
+    with no_bars():
+        model.save_pretrained(folder)
     pixels = {"min_pixels": 56 * 56, "max_pixels": 112 * 84, "stream_max_pixels": 112 * 84}
     (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
     return folder
