@@ -110,8 +110,11 @@ class Reader:
             life.begin()
             opening = True
             try:
-                with self._tap() as source:
-                    opening, self._source = False, source
+                self._source = source = self._tap()
+                if self._halt.is_set():  # whoever stops us from here on closes the source, and that ends its opening
+                    return
+                with source:
+                    opening = False
                     self._watch(source)
                     return
             except (SourceRefused, SourceDamaged):
@@ -129,10 +132,11 @@ class Reader:
             start=self._at if session.kind in SEEKABLE else 0.0,
             end=session.spec.seconds,
             reach=hub.reach_of_clients if session.spec.by_client else "named",
-            on_event=session.on_source,
+            on_event=lambda kind, text, at: session.on_source(kind, text, at + tap.offset),
         )
         source: Any = session.push or open_source(hub.path_of(session.spec.source), options)
-        return Tap(source, session)
+        tap = Tap(source, session)
+        return tap
 
     def _watch(self, source: Tap) -> None:
         session = self._session

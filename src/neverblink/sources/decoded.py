@@ -77,8 +77,9 @@ class DecodedSource:
         self._last = -1.0  # media time of the newest frame
 
     def __enter__(self) -> Self:
-        self._pump = threading.Thread(target=self._run, name=f"source {self.name}", daemon=True)
-        self._pump.start()
+        thread = threading.Thread(target=self._run, name=f"source {self.name}", daemon=True)
+        thread.start()
+        self._pump = thread  # only now: `close`, which any thread may call, waits for it
         try:
             self.info = self._opened.result()
         except BaseException:
@@ -113,7 +114,6 @@ class DecodedSource:
         self._queue.close()
         if self._pump is not None:
             self._pump.join()
-            self._pump = None
 
     # -- the pump thread ----------------------------------------------------------------------------------------------
 

@@ -40,8 +40,9 @@ class ScreenSource:
             import mss
         except ImportError as error:
             raise MissingExtra("mss", "screen", "watching the screen") from error
-        self._thread = threading.Thread(target=self._run, args=(mss,), name=f"source {self.name}", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(mss,), name=f"source {self.name}", daemon=True)
+        thread.start()
+        self._thread = thread  # only now: `close`, which any thread may call, waits for it
         try:
             self.info = self._opened.result()
         except BaseException:
@@ -72,7 +73,6 @@ class ScreenSource:
         self._queue.close()
         if self._thread is not None:
             self._thread.join()
-            self._thread = None
 
     def _run(self, mss: Any) -> None:
         try:
