@@ -1,8 +1,10 @@
 """The recipe of the bundled model, stage by stage at toy size: scenes, windows, loop, look."""
 
+import json
 import re
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -23,9 +25,9 @@ from neverblink.training.loop import LoopOptions, optimizers_of, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encoded, Footage, Scene, collect, read
 from neverblink.training.tokenizer import train_tokenizer
-from neverblink.training.windows import ROUND, WindowOptions, Windows, by_length, collate
+from neverblink.training.windows import ROUND, WindowOptions, Windows, _pick, by_length, collate
 from neverblink.types import Kind
-from neverblink.vision.pixels import normalise
+from neverblink.vision.pixels import PixelOptions, fit, normalise
 from tests.checkpoints import toy_checkpoint
 
 QUERIES = ("Say it.", "Look.")
@@ -228,15 +230,42 @@ def test_every_weight_has_one_optimizer():
     assert learned == sorted(id(p) for p in (*muon, *adamw))
 
 
+def test_a_size_fits_the_games_and_is_found_again(tmp_path: Path):
+    """Whole tokens, as near to the emulator's 210 x 160 as they come; the resize gives just that."""
+    assert SmallVLM() == SmallVLM.tiled(40, 4)
+    for patch, merge, height, width in ((40, 4, 160, 160), (40, 2, 240, 160), (40, 1, 200, 160), (20, 4, 240, 160)):
+        size = SmallVLM.tiled(patch, merge)
+        area = height * width
+        assert (height, width) == (size.height, size.width)
+        assert (height, width) == fit(
+            210, 160, PixelOptions(min_pixels=area, max_pixels=area, patch=patch, merge=merge)
+        )
+        (tmp_path / "neverblink.json").write_text(json.dumps({"size": asdict(size), "name": "a"}))
+        assert size == SmallVLM.of(tmp_path)
+    with pytest.raises(ConfigError, match="does not divide a picture of 160 x 160; choose patch and merge so that 120"):
+        SmallVLM(patch=40, merge=3)
+
+
+def test_what_was_only_said_is_asked_three_times_as_often():
+    known = [("last", "seen?", "a.", 30), ("last", "said?", "b.", 10), ("made", "seen, made?", "c.", 31)]
+    rng = np.random.default_rng(0)
+    drawn = Counter(_pick(known, 1, 28, rng)[0][0] for _ in range(4000))
+    assert 2.7 < drawn["said?"] / drawn["seen?"] < 3.3
+    assert 2.7 < drawn["seen, made?"] / drawn["seen?"] < 3.3
+
+
 def test_fields_are_shared_by_name_and_size():
     twin = replace(PONG, name="b", fields={"x": 20, "left": 3})
     assert fields_of([PONG, twin]) == [("sport", 2), *PONG.fields.items(), ("left", 3)]
 
 
-def test_the_tower_learns_to_name_the_state(tmp_path: Path):
-    """Sixty steps on the same 24 pairs: a new tower reads their scores, and only the tower has changed."""
+@pytest.mark.parametrize(("merge", "steps"), [(4, 60), (2, 100)])
+def test_the_tower_learns_to_name_the_state(tmp_path: Path, merge: int, steps: int):
+    """Some steps on the same 24 pairs: a new tower reads their scores, and only the tower has changed. By one token a
+    picture, and by six."""
     torch.manual_seed(0)
-    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
+    whole = SmallVLM.tiled(40, merge)
+    size = replace(whole, layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
     tokenizer = train_tokenizer(["the ball"] * 10, tmp_path, vocabulary=300)
     save(build(size, tokenizer), tokenizer, tmp_path, size, {})
     adapter = adapter_of(tmp_path)
@@ -244,7 +273,8 @@ def test_the_tower_learns_to_name_the_state(tmp_path: Path):
     pairs = iter(Pairs([ArcadeCourse("pong")], adapter.pixels, 3, live=8))
     batch = [torch.from_numpy(np.stack(part)) for part in zip(*(next(pairs) for _ in range(24)), strict=True)]
     lines: list[str] = []
-    shares = look(adapter, repeat(batch), fields_of([PONG]), (4, 4), 5.0, lines.append, lr=2e-3, steps=60)
+    grid = (size.height // size.patch, size.width // size.patch)
+    shares = look(adapter, repeat(batch), fields_of([PONG]), grid, 5.0, lines.append, lr=2e-3, steps=steps)
     assert lines[0].startswith("see step 0 ")
     assert min(shares["left score"], shares["right score"]) > 0.8
     for name, value in adapter.model.named_parameters():

@@ -297,7 +297,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    size = SmallVLM(patch=args.patch, merge=args.merge)
+    size = SmallVLM.tiled(args.patch, args.merge)
     start(args.out, courses_of(args.sports, args.football), args.seed, size)
     if args.stage == "see":
         see(args.out, args)

@@ -51,6 +51,13 @@ class SmallVLM:
             )
 
     @classmethod
+    def tiled(cls, patch: int, merge: int, frame: tuple[int, int] = (210, 160)) -> SmallVLM:
+        """Pictures of (height, width) cut into tokens of `merge` x `merge` patches: the size that comes nearest."""
+        side = patch * merge
+        height, width = (max(1, round(length / side)) * side for length in frame)
+        return cls(patch=patch, merge=merge, height=height, width=width)
+
+    @classmethod
     def of(cls, folder: Path) -> SmallVLM:
         """The size that a checkpoint's card tells."""
         size = json.loads((folder / "neverblink.json").read_text(encoding="utf-8"))["size"]
