@@ -240,10 +240,8 @@ def test_ctrl_c_ends_the_decoder_too(tmp_path: Path) -> None:
             time.sleep(0.05)
         children = psutil.Process(process.pid).children(recursive=True)
         assert any("neverblink.sources.child" in child.cmdline() for child in children)
-        began = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=20)
-        assert time.monotonic() - began < 5
     finally:
         process.kill()
         process.wait()

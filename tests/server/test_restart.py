@@ -80,12 +80,13 @@ def test_a_slow_model_does_not_hold_up_the_end(tmp_path: Path) -> None:
         server.watched(stream_id, 2)
         adapter = server.hub.engine.adapter
         forward = adapter.forward_packed
-        adapter.forward_packed = lambda *given: (time.sleep(0.5), forward(*given))[1]  # 4 chunks wait: 12 s of work
+        calls: list[None] = []
+        adapter.forward_packed = lambda *given: (calls.append(time.sleep(0.5)), forward(*given))[1]  # 4 chunks wait: 24
         time.sleep(1)
         server._server.should_exit = True
-        began = time.monotonic()
+        before_the_end = len(calls)
         server._thread.join()
-        assert time.monotonic() - began < 8, "seconds; 5 on a machine that is not busy"
+        assert len(calls) - before_the_end < 20
         del adapter.forward_packed
         session = server.hub.sessions[stream_id]
         table = session.stream.table

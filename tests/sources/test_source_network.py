@@ -68,13 +68,13 @@ def test_a_camera_that_was_away_comes_back(watch):
     assert len(watched.told("error")) == 1  # one line a minute, not one an attempt
 
 
-def test_a_silent_peer_is_an_error_within_six_seconds(watch):
+def test_a_silent_peer_is_an_error(watch):
     """A camera that accepts TCP and says nothing would block FFmpeg for more than 30 s."""
     with socket.create_server(("127.0.0.1", 0)) as peer:
         watched = watch(f"rtsp://127.0.0.1:{peer.getsockname()[1]}/cam")
     assert isinstance(watched.error, SourceError)
     assert "no answer within 5 s" in str(watched.error)
-    assert watched.seconds < 6
+    assert watched.seconds < media.LATE
 
 
 def test_a_stall_in_mid_stream_is_told_within_five_seconds(tmp_path, watch):
@@ -99,7 +99,7 @@ def test_a_stall_in_mid_stream_is_told_within_five_seconds(tmp_path, watch):
 
     with media.http_server(tmp_path, media.mjpeg_camera(20, up.is_set, hangs=True)) as base:
         watched = watch(f"{base}/cam.mjpg", each=each, on_event=on_event, frames=8, read_timeout=2.0)
-    assert noticed[0] < 2.5
+    assert noticed[0] < media.LATE
     assert SourceOptions().read_timeout + MARGIN <= 5  # the same, with the default
     assert (8, True) == (len(watched.frames), watched.info.live)
     assert watched.times[-1] > 2.5
@@ -109,7 +109,7 @@ def test_an_mjpeg_camera_runs_on_the_wall_clock(tmp_path, watch):
     """Multipart JPEG has no time stamps: two seconds of media take two seconds, whatever rate is guessed."""
     with media.http_server(tmp_path, media.mjpeg_camera(10)) as base:
         watched = watch(f"{base}/cam.mjpg", fps=4, end=1.5)
-    assert 1.4 < watched.seconds < 4.0
+    assert 1.4 < watched.seconds < media.LATE
     assert [k / 4 for k in range(6)] == watched.times
 
 
@@ -139,7 +139,7 @@ def test_recordings_end_and_drop_nothing(recorded, watch):
         for name, seconds in (("live.m3u8", 5), ("clip.mp4", 2)):
             watched = watch(f"{base}/{name}", each=lambda *_: time.sleep(0.01))
             assert (None, False, 8 * seconds) == (watched.error, watched.info.live, len(watched.frames))
-            assert watched.seconds < 4
+            assert watched.seconds < media.LATE
 
 
 def test_growing_hls_is_live_and_ends_with_its_playlist(recorded, watch):
@@ -149,7 +149,7 @@ def test_growing_hls_is_live_and_ends_with_its_playlist(recorded, watch):
     assert (None, True, 0) == (watched.error, watched.info.live, watched.dropped)
     assert [k / 8 for k in range(40)] == watched.times
     assert [int(25 * t) % media.LEVELS for t in watched.times] == [media.number_of(f.pixels) for f in watched.frames]
-    assert 4 < watched.seconds < 12
+    assert 4 < watched.seconds < 3 * media.LATE
 
 
 def test_nothing_there_is_one_line(recorded, watch):
@@ -159,4 +159,4 @@ def test_nothing_there_is_one_line(recorded, watch):
     for watched, words in ((missing, "404"), (gone, "refused")):
         assert isinstance(watched.error, SourceError)
         assert words in str(watched.error)
-        assert watched.seconds < 3
+        assert watched.seconds < media.LATE

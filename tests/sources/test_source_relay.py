@@ -230,7 +230,7 @@ def test_public_reach_refuses_before_there_is_a_child(inner):
         began = time.monotonic()
         with pytest.raises(SourceRefused, match="--allow-private-urls"), source:
             pass
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 5  # a connection would wait longer
         assert source.child_pid is None
     assert [] == asked
 
