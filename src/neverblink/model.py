@@ -225,6 +225,7 @@ class Model:
         encoder_cache: str = "",
         compress: str = "",
         loop_tokens: int | None = None,
+        kv_dtype: str = "",
         questions: Mapping[float, str] | None = None,
         on_event: Callable[[str, str, str, float], None] = lambda *_: None,
         on_chunk: Callable[[str, Chunk], None] = lambda *_: None,
@@ -258,6 +259,7 @@ class Model:
         check_seconds(seconds)
         speak = {"seed": seed, "max_tokens_per_second": max_tokens_per_second, "temperature": temperature}
         see = {"gate": gate, "encoder_cache": encoder_cache, "compress": compress, "loop_tokens": loop_tokens}
+        see |= {"kv_dtype": kv_dtype}
         options = self.options(policy, policy_options, speak, fps=fps, positions=positions, **see)
         words = self.words(query)
         engine = self.engine([options], words, max_streams=max_streams, most_streams=len(sources), pipeline=pipeline)
@@ -301,6 +303,7 @@ class Model:
         encoder_cache: str = "",
         compress: str = "",
         loop_tokens: int | None = None,
+        kv_dtype: str = "",
         questions: Mapping[float, str] | Callable[[float], str | None] | None = None,
         on_event: Callable[[str, str, float], None] | None = None,
         on_chunk: Callable[[Chunk], None] | None = None,
@@ -313,7 +316,7 @@ class Model:
             seconds: stop after so many media seconds.
             realtime: pace a file by the clock.
             start, end: part of a file, media seconds.
-            gate, encoder_cache, compress: ways to see less, see `StreamOptions`. loop_tokens: see there too.
+            gate, encoder_cache, compress: ways to see less, see `StreamOptions`. loop_tokens, kv_dtype: see there too.
             questions: media second -> question, asked with the first chunk that ends at or after it; or a function
                 that is given the end of each chunk before the model sees it, and returns a question or None.
             on_event: told (type, text, media seconds) of what happens to the source.
@@ -336,6 +339,7 @@ class Model:
         check_seconds(seconds)
         speak = {"seed": seed, "max_tokens_per_second": max_tokens_per_second, "temperature": temperature}
         see = {"gate": gate, "encoder_cache": encoder_cache, "compress": compress, "loop_tokens": loop_tokens}
+        see |= {"kv_dtype": kv_dtype}
         options = self.options(policy, policy_options, speak, fps=fps, positions=positions, **see)
         pipeline = self._looks_ahead(pipeline)
         ahead: Ahead[tuple[Chunk, str | None, VisionBlock | None]] | None = None

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from neverblink.decoding.speak import SpeakOptions
 from neverblink.errors import BudgetError, ConfigError
+from neverblink.kv.arena import Need
 from neverblink.kv.loops import guarded
-from neverblink.kv.policies import Coming, Shape, make_policy
+from neverblink.kv.policies import Coming, Parted, Shape, make_policy
 from neverblink.kv.relocate import Positions
 from neverblink.models.base import Adapter, Look
 from neverblink.script import Script
 from neverblink.types import Chunk, Kind, Piece
+
+KV_DTYPES = ("", "int8", "fp8")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class StreamOptions:
             economy.py; several compressors are joined by "+". "" takes none.
         loop_tokens: when so many tokens of commentary are one cycle, said four times or more, the stream forgets what
             it has said and seen, and goes on from its opening; 0: never. It needs a text window of that size.
+        kv_dtype: how keys and values of vision are held: "" as the model computes them, or in bytes with a scale a row
+            and head, "int8" or "fp8" (float8_e4m3fn). Everything else stays exact. See kv/compact.py.
     """
 
     fps: float = 2.0
@@ -46,6 +51,7 @@ class StreamOptions:
     encoder_cache: str = ""
     compress: str = ""
     loop_tokens: int = 160
+    kv_dtype: str = ""
 
     def __post_init__(self) -> None:
         if self.positions not in ("contiguous", "native"):
@@ -54,6 +60,9 @@ class StreamOptions:
             raise ConfigError(f"fps {self.fps} and chunk_seconds {self.chunk_seconds} must be above 0")
         if self.loop_tokens < 0 or 0 < self.loop_tokens < 16:
             raise ConfigError(f"loop_tokens {self.loop_tokens} must be 16 or more, or 0 for never")
+        if self.kv_dtype not in KV_DTYPES:
+            known = ", ".join(kind for kind in KV_DTYPES if kind)
+            raise ConfigError(f"no kv_dtype {self.kv_dtype!r}; known: {known}, or nothing for the model's own")
 
     @property
     def frames(self) -> int:
@@ -83,7 +92,8 @@ class StreamOptions:
         """A chunk as a policy sees it, with the room that its answer and a question may take."""
         tokens = sum(len(p.ids) for p in pieces) + 1  # 1: the newline that closes the turn before
         reserve = self.most_tokens(chunk.seconds) + 1 + self.reserve
-        return Coming(turn, chunk.start, chunk.end, self.frames, tokens, reserve, room, silence_ids)
+        vision = sum(len(p.ids) for p in pieces if p.kind == Kind.PIXELS)
+        return Coming(turn, chunk.start, chunk.end, self.frames, tokens, reserve, room, silence_ids, vision)
 
     def shape(self, adapter: Adapter, script: Script) -> Shape:
         """Upper bounds of a stream's turns, from which a policy computes its budget."""
@@ -96,24 +106,41 @@ class StreamOptions:
             chunk_seconds=self.chunk_seconds,
             frames=self.frames,
             reserve=self.reserve,
+            vision=sum(len(p.ids) for p in turn if p.kind == Kind.PIXELS),
         )
 
-    def rows(self, adapter: Adapter, script: Script) -> tuple[int, int]:
-        """Rows of the KV cache that a stream will never pass, and how many of them can be anchors.
+    def needs(self, adapter: Adapter, script: Script) -> Need:
+        """Rows of the KV cache that a stream will never pass.
 
         Raises:
-            ConfigError: the policy does not hold for this family.
+            ConfigError: the policy, or the kv_dtype, does not hold for this family, or not for each other.
         """
         if self.policy in adapter.refused_policies:
             raise ConfigError(
                 f"policy {self.policy} does not hold for {adapter.family}: {adapter.refused_policies[self.policy]}"
             )
         policy, shape = make_policy(self.policy, **self.policy_options), self.shape(adapter, script)
-        return policy.rows_needed(shape), policy.anchors_needed(shape)
+        rows = policy.rows_needed(shape)
+        if not self.kv_dtype:
+            return Need(rows, policy.anchors_needed(shape))
+        refused = getattr(adapter, "refused_kv_dtype", "its adapter does not say that it can")
+        if refused:
+            raise ConfigError(f"kv_dtype {self.kv_dtype} does not hold for {adapter.family}: {refused}; leave it out")
+        blind = replace(shape, turn=shape.turn - shape.vision, vision=0)
+        exact = policy.rows_needed(blind)
+        if exact >= rows:
+            raise ConfigError(
+                f"kv_dtype {self.kv_dtype} needs a policy with windows, from which follows how many rows are vision; "
+                f"{self.policy} has none, use streaming, or leave it out"
+            )
+        return Need(exact, min(policy.anchors_needed(blind), exact), rows - exact, self.kv_dtype)
 
-    def make_policy(self) -> Any:
-        """What decides what stays."""
-        return guarded(make_policy(self.policy, **self.policy_options), self.loop_tokens)
+    def make_policy(self, need: Need) -> Any:
+        """What decides what stays within these rows."""
+        policy: Any = make_policy(self.policy, **self.policy_options)
+        if need.kv_dtype:
+            policy = Parted(policy, need.rows, need.vision)
+        return guarded(policy, self.loop_tokens)
 
     def question(self, script: Script, words: str) -> list[Piece]:
         """A question's turn.

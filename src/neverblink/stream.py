@@ -20,7 +20,7 @@ from neverblink.errors import ConfigError
 from neverblink.eye import Eye
 from neverblink.kv import snapshot
 from neverblink.kv.arena import Arena
-from neverblink.kv.cache import StreamCache
+from neverblink.kv.cache import StreamCache, make_arena
 from neverblink.kv.policies import check_room
 from neverblink.kv.relocate import relocate
 from neverblink.kv.table import Rows, Table
@@ -53,10 +53,10 @@ class Stream:
         slot: int = 0,
     ):
         self.adapter, self.script, self.options = adapter, script, options
-        self.policy = options.make_policy()
-        self.budget, anchors = options.rows(adapter, script)
-        self.arena, self.slot = arena or Arena.of(adapter, self.budget, anchors), slot
-        self.arena.check_slot(slot, self.budget, anchors)
+        need = options.needs(adapter, script)
+        self.policy, self.budget = options.make_policy(need), need.total
+        self.arena, self.slot = arena or make_arena(adapter, need), slot
+        self.arena.check_slot(slot, need)
         self.table = Table(self.budget)
         self.cache = StreamCache(self.arena, self.table, slot)
         self.sampler = Sampler(options.speak, processor)
@@ -109,8 +109,8 @@ class Stream:
         text = self.script.text_of(said)
         why = "silence" if not text and why == "end" else why
         numbers = (len(said), self.table.n, len(chunk.frames), chunk.dropped, seconds)
-        told = (question, answer, self.budget, vision.frames_skipped, vision.tokens)
-        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, *told, unanswered, forgot)
+        told = (question, answer, self.budget, vision.frames_skipped, vision.tokens, unanswered, forgot)
+        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, *told, self.cache.nbytes)
 
     def answer_steps(self, question: str, *, remember: bool = False) -> Steps[str]:
         """`ask` as steps."""

@@ -58,6 +58,7 @@ class Caption:
     vision_tokens: int = 0  # that this chunk was told by
     unanswered: str | None = None  # why there is no answer, where the question failed
     forgot: int = 0  # tokens of commentary that were let go before this chunk, since they only repeated themselves
+    kv_bytes: int = 0  # of the keys and values of these rows
 
     @property
     def latency(self) -> float:

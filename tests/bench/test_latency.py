@@ -61,6 +61,8 @@ def made_up(walls: list[float], **columns: Any) -> Measured:
     steps = np.zeros(len(walls), dtype=STEP)
     steps["end"], steps["wall"], steps["ttft"] = np.arange(len(walls)) + 1.0, walls, np.nan
     steps["cpu"], steps["vision"], steps["speak"] = steps["wall"] / 2, steps["wall"] / 10, steps["wall"] / 2
+    if "rows" in columns:
+        columns["kv_bytes"] = np.asarray(columns["rows"]) * Sizes(toy().adapter).row_bytes
     for name, values in columns.items():
         steps[name] = values
     return Measured(steps, warm_up=20, frames=2, sizes=Sizes(toy().adapter), reserved=0, device_bytes=0, ended=None)

@@ -106,8 +106,14 @@ def alone(index: int, seconds: range, dtype: str = "float64") -> Life:
 
 
 def make_engine(slots: int, dtype: str = "float64", adapter: Any = None, **options: Any) -> Engine:
-    adapter = adapter or model(dtype).adapter
     kinds = [options_of(index) for index in range(len(KINDS) * 3)]
+    return make_engine_of(kinds, slots, dtype, adapter, **options)
+
+
+def make_engine_of(
+    kinds: list[StreamOptions], slots: int, dtype: str = "float64", adapter: Any = None, **options: Any
+) -> Engine:
+    adapter = adapter or model(dtype).adapter
     return Engine(adapter, Script(adapter.tokenizer, SCRIPT), kinds, max_streams=slots, **options)
 
 
@@ -116,8 +122,9 @@ def join(engine: Engine, index: int, *, overload: Any = "slow", most_waiting: in
     ends = Ends(index, engine.script.end_id)
     options = options_of(index, **changes)
     stream = engine.add(str(index), options=options, processor=ends, overload=overload, most_waiting=most_waiting)
-    for tensor in (*engine.arena.k, *engine.arena.v, *engine.arena.masters):
-        tensor[stream.slot] = torch.nan
+    for _, layers, _ in engine.arena.parts(0, 0, stream.table.cells):
+        for tensor in layers:
+            tensor[stream.slot] = torch.nan if tensor.is_floating_point() else 99
     return Life(stream, ends)
 
 

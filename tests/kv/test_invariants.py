@@ -18,6 +18,7 @@ from neverblink import Model, ScriptOptions, SpeakOptions, Stream, StreamOptions
 from neverblink.drills.twin import Gone, Twin, Watched
 from neverblink.errors import BudgetError, ModelError, SnapshotError
 from neverblink.kv import relocate as relocation
+from neverblink.kv.compact import CompactArena
 from neverblink.kv.relocate import turn as rotate
 from neverblink.types import Kind
 from tests.checkpoints import toy_checkpoint
@@ -35,7 +36,7 @@ def model(dtype: str = "float32") -> Model:
 
 
 def make_stream(
-    plot: Plot, dtype: str = "float32", twin: bool = False, loop_tokens: int = 0
+    plot: Plot, dtype: str = "float32", twin: bool = False, loop_tokens: int = 0, kv_dtype: str = ""
 ) -> tuple[Stream, Watched, Forced]:
     loaded, forced = model(dtype), Forced()
     options = StreamOptions(
@@ -47,10 +48,11 @@ def make_stream(
         rebase_at=plot.rebase_at,
         question_tokens=24,
         loop_tokens=loop_tokens,
+        kv_dtype=kv_dtype,
     )
     script = ScriptOptions(query="Say it.", query_in=plot.query_in, previous_text=plot.previous_text)
     stream = loaded.stream(options, script, processor=forced)
-    watched = Watched(loaded.adapter, Twin(loaded.adapter, loaded.adapter.dtype) if twin else None)
+    watched = Watched(loaded.adapter, Twin(loaded.adapter, loaded.adapter.dtype, kv_dtype) if twin else None)
     watched.native = plot.positions == "native"
     stream.adapter = watched
     return stream, watched, forced
@@ -68,17 +70,21 @@ def play(plot: Plot, stream: Stream, forced: Forced, first: int = 0, last: int |
 
 def poison(stream: Stream) -> None:
     """Rows that nothing may read hold NaN from now on."""
-    for tensor in (*stream.arena.k, *stream.arena.v):
-        tensor[:, :, stream.table.n :] = torch.nan
-    for tensor in stream.arena.masters:
-        tensor[:, :, stream.table.anchors :] = torch.nan
+    table = stream.table
+    for _, layers, rows in stream.arena.parts(table.n, table.anchors, table.cells):
+        for tensor in layers:
+            tensor[..., rows:, :] = torch.nan if tensor.is_floating_point() else 99
+    if isinstance(stream.arena, CompactArena):
+        stream.arena.scratch[:] = torch.nan
 
 
 def state(stream: Stream) -> dict[str, Any]:
     """Everything that the next second depends on."""
     table = stream.table
     held = {
-        f"{name}{i}": t[0, :, : table.n].clone() for name in "kv" for i, t in enumerate(getattr(stream.arena, name))
+        f"{name}{i}": tensor[0, ..., :used, :].clone()
+        for name, layers, used in stream.arena.parts(table.n, table.anchors, table.cells)
+        for i, tensor in enumerate(layers)
     }
     rows = {n: c for n, c in table.columns().items() if n not in ("pos", "pos0")}
     rows["pos"], rows["pos0"] = table.pos[: table.n].copy(), table.pos0[: table.anchors].copy()

@@ -215,6 +215,7 @@ def _write(step: Any, captions: Sequence[Caption], work: Work) -> None:
         step["vision"], step["prefill"] = work.vision, work.prefill
         step["speak"] = step["wall"] - step["make_room"] - work.vision - work.prefill
     step["end"], step["rows"] = captions[0].end, max(caption.kv_tokens for caption in captions)
+    step["kv_bytes"] = max(caption.kv_bytes for caption in captions)
     for column in ("fed", "prefill_flops", "vision_flops"):
         step[column] = getattr(work, column)
     step["vision_tokens"] = sum(caption.vision_tokens for caption in captions)  # told
@@ -371,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.positions,
             args.ask_every,
             args.seed,
-            {name: getattr(args, name) for name in PARTS if getattr(args, name, "")},
+            {name: getattr(args, name) for name in (*PARTS, "kv_dtype") if getattr(args, name, "")},
         )
         with tempfile.TemporaryDirectory() as folder:
             model = load(args, Path(folder))

@@ -14,7 +14,10 @@ from neverblink.errors import ConfigError
 
 STEP: Any = np.dtype(
     [(name, np.float64) for name in ("end", "wall", "cpu", "vision", "make_room", "prefill", "speak", "ttft")]
-    + [(name, np.int64) for name in ("rows", "rss", "fed", "prefill_flops", "vision_tokens", "vision_flops")]
+    + [
+        (name, np.int64)
+        for name in ("rows", "kv_bytes", "rss", "fed", "prefill_flops", "vision_tokens", "vision_flops")
+    ]
 )
 
 
@@ -30,7 +33,8 @@ class Workload:
         windows: options of the policies; a policy takes those that it has, the rest is the checkpoint's own.
         ask_every: seconds between two questions to the first stream, between two chunks; the time to the first token of
             the answer is taken and nothing is remembered. 0 asks none.
-        parts: gate, encoder_cache and compress of the streams. The floor stays that of the whole picture.
+        parts: gate, encoder_cache, compress and kv_dtype of the streams. The floor stays that of the whole picture and
+            of exact rows.
     """
 
     seconds: float = 300.0
@@ -57,7 +61,7 @@ class Measured:
 
     Args:
         steps: an element of dtype STEP for each round: one chunk of every stream. Times are wall seconds, summed over
-            the streams; ttft is nan where nothing was asked; rows are of one stream; rss is in bytes.
+            the streams; ttft is nan where nothing was asked; rows and kv_bytes are of one stream; rss is in bytes.
         warm_up: rounds until the windows are full.
         reserved: bytes of all KV caches, allocated before the first chunk.
         device_bytes: peak of the device's memory; 0 on a CPU.
@@ -136,7 +140,7 @@ def summary(measured: Measured, work: Workload, rates: Rates) -> dict[str, Any]:
         "fed_tokens_per_chunk": round(float(np.median(s["fed"])) / n, 1),
         "vision_tokens_per_chunk": round(float(np.median(s["vision_tokens"])) / n, 1),
         "kv_tokens_max": int(steps["rows"].max()),
-        "kv_bytes": int(steps["rows"].max()) * sizes.row_bytes * n,
+        "kv_bytes": int(steps["kv_bytes"].max()) * n,
         "kv_bytes_reserved": measured.reserved,
         "rss_mb_slope": round(slope(s["rss"] / 1e6), 3),
         "rss_mb_max": round(float(steps["rss"].max()) / 1e6, 1),
@@ -158,7 +162,7 @@ def summary(measured: Measured, work: Workload, rates: Rates) -> dict[str, Any]:
 
 def per_chunk(measured: Measured, work: Workload) -> Iterator[dict[str, Any]]:
     """What each round cost: milliseconds of a chunk's stages, milliseconds a decode step, rows and bytes held."""
-    n, row_bytes = work.streams, measured.sizes.row_bytes
+    n = work.streams
     for step in measured.steps:
         yield {
             "end": float(step["end"]),
@@ -170,7 +174,7 @@ def per_chunk(measured: Measured, work: Workload) -> Iterator[dict[str, Any]]:
             "ttft_ms": None if np.isnan(step["ttft"]) else round(float(step["ttft"]) * 1e3, 4),
             "fed_tokens": int(step["fed"]) // n,
             "kv_tokens": int(step["rows"]),
-            "kv_bytes": int(step["rows"]) * row_bytes * n,
+            "kv_bytes": int(step["kv_bytes"]) * n,
         }
 
 
@@ -183,13 +187,13 @@ def series(measured: Measured, work: Workload, points: int = 100) -> dict[str, l
         "ms_per_token": [],
         "kv_bytes": [],
     }
-    row_bytes, n = measured.sizes.row_bytes, work.streams
+    n = work.streams
     for part in np.array_split(measured.steps, min(points, len(measured.steps))):
         found["second"].append(float(np.median(part["end"])))
         found["ms_per_spoken_token"].append(_ms(part["wall"] / n / work.tokens))
         found["cpu_ms_per_spoken_token"].append(_ms(part["cpu"] / n / work.tokens))
         found["ms_per_token"].append(_ms(part["speak"] / n / (work.tokens - 1)))
-        found["kv_bytes"].append(int(part["rows"].max()) * row_bytes * n)
+        found["kv_bytes"].append(int(part["kv_bytes"].max()) * n)
     return found
 
 

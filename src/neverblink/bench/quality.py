@@ -226,6 +226,7 @@ def run_quality(
     gate: str = "",
     encoder_cache: str = "",
     compress: str = "",
+    kv_dtype: str = "",
     ask_every: float = 10.0,
     data: str | Path | None = None,
     video: str | Path | None = None,
@@ -243,7 +244,7 @@ def run_quality(
         policy_options: windows of the policy, where they are not to be the checkpoint's own.
         fps: frames a second, where they are not to be the checkpoint's own.
         max_pixels: of one frame, after the resize; likewise.
-        gate, encoder_cache, compress: ways to see less, see `StreamOptions`.
+        gate, encoder_cache, compress: ways to see less, see `StreamOptions`. kv_dtype: see there too.
         ask_every: seconds between two questions; 0 asks none. No question is remembered.
         data: a folder of `match_*.mp4` + `match_*.npz` (football).
         cpu_time: times are CPU times of the thread, not wall times; for a machine that does other work too.
@@ -283,8 +284,9 @@ def run_quality(
         gate=gate,
         encoder_cache=encoder_cache,
         compress=compress,
+        kv_dtype=kv_dtype,
     )
-    spent = Spent(getattr(model, "adapter", None))
+    spent = Spent()
     clock = ExitStack()
     if cpu_time:
         clock.enter_context(by_cpu_time())
@@ -319,6 +321,7 @@ def run_quality(
         "gate": gate,
         "encoder_cache": encoder_cache,
         "compress": compress,
+        "kv_dtype": kv_dtype,
         "seconds": _round(media_seconds),
         **result,
         **quiz.result(),

@@ -9,7 +9,7 @@ from typing import Any
 
 from neverblink.economy import compressors, encoder_caches, gates
 from neverblink.errors import ConfigError
-from neverblink.models.base import Adapter
+from neverblink.options import KV_DTYPES
 from neverblink.types import Caption
 from neverblink.vision.pixels import PixelOptions
 
@@ -17,7 +17,7 @@ PARTS = {"gate": gates, "encoder_cache": encoder_caches, "compress": compressors
 
 
 def add_parts(parser: argparse.ArgumentParser) -> None:
-    """--gate, --encoder-cache and --compress."""
+    """--gate, --encoder-cache, --compress and --kv-dtype."""
     for name, registry in PARTS.items():
         several = "; several joined by +" if name == "compress" else ""
         parser.add_argument(
@@ -26,6 +26,9 @@ def add_parts(parser: argparse.ArgumentParser) -> None:
             default=argparse.SUPPRESS,
             help=f"{', '.join(registry)}{several}",
         )
+    parser.add_argument(
+        "--kv-dtype", choices=KV_DTYPES[1:], default=argparse.SUPPRESS, help="of keys and values of vision"
+    )
 
 
 def smaller(pixels: Any, most: int) -> PixelOptions:
@@ -43,26 +46,20 @@ def smaller(pixels: Any, most: int) -> PixelOptions:
 
 
 class Spent:
-    """Sums over the captions of a stream.
+    """Sums over the captions of a stream."""
 
-    Args:
-        adapter: whose rows of keys and values are counted; None where a model has none.
-    """
-
-    def __init__(self, adapter: Adapter | None):
-        a = adapter
-        self._row_bytes = None if a is None else 2 * a.layers * a.kv_heads * a.head_dim * a.dtype.itemsize
+    def __init__(self) -> None:
         self._captions: list[tuple[int, int, int, int, dict[str, float]]] = []
 
     def add(self, caption: Caption) -> None:
-        numbers = (caption.vision_tokens, caption.frames_skipped, caption.frames_used, caption.kv_tokens)
+        numbers = (caption.vision_tokens, caption.frames_skipped, caption.frames_used, caption.kv_bytes)
         self._captions.append((*numbers, dict(caption.seconds)))
 
     def result(self, media_seconds: float) -> dict[str, Any]:
         """vision_tokens_per_second: told, a media second. frames_skipped: share of the frames. vision_ms, prefill_ms
         and chunk_ms: mean wall time of a chunk's encoder, of making room and reading it, and of all of it but the
-        questions. kv_bytes: of the rows that were held, in the mean."""
-        told, skipped, frames, rows, seconds = zip(*self._captions, strict=True)
+        questions. kv_bytes: of the rows that were held, in the mean; None where a model has none."""
+        told, skipped, frames, held, seconds = zip(*self._captions, strict=True)
         spent = {
             "vision_ms": [each.get("see", 0.0) for each in seconds],
             "prefill_ms": [each.get("make_room", 0.0) + each.get("read", 0.0) for each in seconds],
@@ -72,5 +69,5 @@ class Spent:
             "vision_tokens_per_second": round(sum(told) / media_seconds, 3),
             "frames_skipped": round(sum(skipped) / sum(frames), 4),
             **{name: round(1e3 * fmean(values), 3) for name, values in spent.items()},
-            "kv_bytes": None if self._row_bytes is None else round(fmean(rows) * self._row_bytes),
+            "kv_bytes": round(fmean(held)) or None,
         }

@@ -12,6 +12,7 @@ from typing import Literal
 from neverblink.errors import ConfigError
 
 POSITIONS = ("contiguous", "native")
+KV_DTYPES = ("", "int8", "fp8")  # as options.py has them, which imports torch
 OVERLOADS = ("drop-oldest", "skip", "slow")
 
 
@@ -50,6 +51,7 @@ class WatchOptions:
     encoder_cache: str = ""
     compress: str = ""  # several joined by "+"
     loop_tokens: int | None = None  # 0: never; None: the stream's own default
+    kv_dtype: str = ""  # of the keys and values of vision; "": the model's own
     kv_budget: int | None = None  # rows; for the policies that have no windows to compute it from
 
     def questions(self) -> dict[float, str]:
@@ -94,6 +96,8 @@ class WatchOptions:
             raise ConfigError(f"--start {self.start:g} is not before --end {self.end:g}; nothing is left to watch")
         if self.positions not in POSITIONS:
             raise ConfigError(f"no positions {self.positions!r}; known: {', '.join(POSITIONS)}")
+        if self.kv_dtype not in KV_DTYPES:
+            raise ConfigError(f"no --kv-dtype {self.kv_dtype!r}; known: {', '.join(filter(None, KV_DTYPES))}")
         if self.overload is not None and self.overload not in OVERLOADS:
             raise ConfigError(f"no overload {self.overload!r}; known: {', '.join(OVERLOADS)}")
         if self.max_streams != "auto" and not (self.max_streams.isascii() and self.max_streams.isdigit()):

@@ -77,6 +77,7 @@ def serve(
         int | None,
         _option("Forget the commentary once so many tokens of it only repeat themselves; 0 never. [default: 160]"),
     ] = None,
+    kv_dtype: Annotated[str, _option("Hold keys and values of vision in bytes, all else exactly.", "int8|fp8")] = "",
     threads: Annotated[int | None, _option("CPU threads of the model.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the live page in a browser.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
@@ -105,6 +106,7 @@ def serve(
 
         loaded = load_model(WatchOptions(model=model, device=device, dtype=dtype, lora=lora, threads=threads))
         spared: dict[str, Any] = {"gate": gate, "encoder_cache": encoder_cache, "compress": compress}
+        spared["kv_dtype"] = kv_dtype
         if loop_tokens is not None:
             spared["loop_tokens"] = loop_tokens
         return loaded, replace(loaded.options(policy), **spared)

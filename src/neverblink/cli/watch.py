@@ -130,6 +130,9 @@ def watch(
         int | None,
         _option("Forget the commentary once so many tokens of it only repeat themselves; 0 never. [default: 160]"),
     ] = None,
+    kv_dtype: Annotated[
+        str | None, _option("Hold keys and values of vision in bytes, all else exactly.", metavar="int8|fp8")
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Show it as a live page in a browser too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
@@ -276,7 +279,7 @@ def _numbered(options: WatchOptions, number: str) -> WatchOptions:
 
 def _how(options: WatchOptions) -> dict[str, Any]:
     """What `Model.watch` and `Model.watch_many` are given alike."""
-    memory = ("policy", "positions", "pipeline", "gate", "encoder_cache", "compress", "loop_tokens")
+    memory = ("policy", "positions", "pipeline", "gate", "encoder_cache", "compress", "loop_tokens", "kv_dtype")
     speech = ("fps", "seconds", "start", "end", "seed", "max_tokens_per_second", "temperature", "query")
     own = {name: getattr(options, name) for name in (*memory, *speech)}
     return own | {"questions": options.questions(), "policy_options": options.policy_options()}
@@ -319,7 +322,7 @@ def run_page(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
         fps = own.fps if options.fps is None else options.fps
         own = replace(own, fps=fps, positions=options.positions, speak=speak)
         parts: dict[str, Any] = {"gate": options.gate, "encoder_cache": options.encoder_cache}
-        parts |= {"compress": options.compress}
+        parts |= {"compress": options.compress, "kv_dtype": options.kv_dtype}
         if options.loop_tokens is not None:
             parts["loop_tokens"] = options.loop_tokens
         return model, replace(own, **parts)

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 
-from neverblink.errors import BudgetError
+from neverblink.errors import BudgetError, ConfigError
 from neverblink.models.base import Adapter
+
+
+class Need(NamedTuple):
+    """Rows that a stream will never pass."""
+
+    rows: int  # exact ones; with a kv_dtype all but vision
+    anchors: int  # of these can have a master
+    vision: int = 0  # in bytes, beside them
+    kv_dtype: str = ""  # of vision; "" is the model's own, and vision is among the exact rows
+
+    @property
+    def total(self) -> int:
+        return self.rows + self.vision
 
 
 class Arena:
@@ -23,6 +39,8 @@ class Arena:
         BudgetError: the memory is not there; the message holds the arithmetic.
     """
 
+    kv_dtype, vision_rows = "", 0  # see compact.py
+
     def __init__(
         self,
         *,
@@ -39,6 +57,7 @@ class Arena:
         self.recurrent = recurrent
         self.layers, self.slots, self.max_rows, self.anchor_rows = layers, slots, max_rows, min(anchor_rows, max_rows)
         self.dtype, self.device = dtype, torch.device(device)
+        self.row_bytes = (2 * layers * kv_heads * head_dim * dtype.itemsize, 0)  # of an exact row, of one in bytes
         self.nbytes = layers * slots * kv_heads * (2 * max_rows + self.anchor_rows) * head_dim * dtype.itemsize
         full, front = (slots, kv_heads, max_rows, head_dim), (slots, kv_heads, self.anchor_rows, head_dim)
         try:
@@ -53,18 +72,41 @@ class Arena:
                 f"--vision-window, --text-window or the frame size"
             ) from error
 
-    def check_slot(self, slot: int, rows: int, anchor_rows: int) -> None:
+    def check_slot(self, slot: int, need: Need) -> None:
         """Refuse a stream that needs more than a slot has.
 
         Raises:
-            BudgetError: its rows or its anchors do not fit.
+            BudgetError: its rows or its anchors do not fit. ConfigError: it keeps vision in another dtype.
         """
         assert 0 <= slot < self.slots, f"slot {slot} of {self.slots}"
+        rows, anchor_rows, vision, kv_dtype = need
+        if kv_dtype != self.kv_dtype:
+            raise ConfigError(
+                f"the stream's kv_dtype is {kv_dtype!r} and that of the slots {self.kv_dtype!r}; streams that share "
+                f"slots have the same"
+            )
+        if vision > self.vision_rows:
+            raise BudgetError(
+                f"the stream needs {vision} rows of vision > {self.vision_rows} of a slot; give it smaller windows, or "
+                f"name its options when the slots are made"
+            )
         if rows > self.max_rows or min(anchor_rows, rows) > self.anchor_rows:
             raise BudgetError(
                 f"the stream needs {rows} rows with {min(anchor_rows, rows)} anchors > {self.max_rows} with "
                 f"{self.anchor_rows} of a slot; give it smaller windows, or name its options when the slots are made"
             )
+
+    def parts(self, n: int, anchors: int, cells: np.ndarray) -> list[tuple[str, list[torch.Tensor], int]]:
+        """What a slot holds of `n` rows: a name, tensors [slots, .., rows, width] of each layer, rows in use.
+
+        Args:
+            cells: the table's, [n] or more.
+        """
+        return [("k", self.k, n), ("v", self.v, n), ("masters", self.masters, anchors)]
+
+    def held_bytes(self, n: int, cells: np.ndarray) -> int:
+        """Bytes of the keys and values of `n` held rows; cells: the table's, [n] or more."""
+        return n * self.row_bytes[0]
 
     @classmethod
     def of(cls, adapter: Adapter, max_rows: int, anchor_rows: int, slots: int = 1) -> Arena:

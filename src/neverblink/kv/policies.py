@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Coming:
     reserve: int  # what the model may say, and the room for a question
     room: int  # rows of the arena
     silence_ids: tuple[int, ...] = ()
+    vision: int = 0  # of the tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Shape:
     chunk_seconds: float
     frames: int  # frames of one chunk
     reserve: int  # room for a question and its answer
+    vision: int = 0  # of a turn's tokens
 
 
 Policy = Callable[[Rows, Coming], Plan]
@@ -72,6 +74,30 @@ def check_room(plan: Plan, coming: Coming) -> None:
             f"kept {len(plan.keep)} + coming {coming.tokens} + to say {coming.reserve} tokens > budget {coming.room}; "
             f"use --policy streaming, which never passes its own, or a larger --kv-budget"
         )
+
+
+class Parted(NamedTuple):
+    """`policy`, where vision has rows of its own (compact.py): told of less room until what stays fits both parts."""
+
+    policy: Policy
+    rows: int  # of the rest
+    vision: int
+
+    def __call__(self, rows: Rows, coming: Coming) -> Plan:
+        plan = self.policy(rows, coming)
+        while True:
+            vision = int((rows.cells[plan.keep] >= 0).sum())
+            seen, rest = vision + coming.vision, len(plan.keep) - vision + coming.tokens - coming.vision
+            if seen <= self.vision and rest + coming.reserve <= self.rows:
+                return plan
+            room = len(plan.keep) + coming.tokens + coming.reserve - 1
+            less = self.policy(rows, replace(coming, room=min(room, coming.room)))
+            if len(less.keep) >= len(plan.keep):
+                raise BudgetError(
+                    f"{seen} rows of vision > {self.vision}, or {rest} others + to say {coming.reserve} > {self.rows}; "
+                    f"send fewer frames, or leave --kv-dtype out"
+                )
+            plan = less
 
 
 def trim(count: int, sink: int, window: int) -> np.ndarray:

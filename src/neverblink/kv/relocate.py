@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from neverblink.kv.arena import Arena
+from neverblink.kv.compact import CompactArena
 from neverblink.kv.policies import Plan
 from neverblink.kv.table import Table, layout
 from neverblink.models.base import Adapter
@@ -63,15 +64,17 @@ def _relocate(
     if unchanged and (positions == "native" or table.next_pos <= rebase_at):
         return Moved(0, 0, False)
     was_anchor = table.anchors
+    vision = table.cells[:n] >= 0 if isinstance(arena, CompactArena) else np.zeros(0, dtype=bool)
     table.gather(keep)
     table.kinds[: len(keep)][plan.moved] = Kind.PREVIOUS
     table.n = kept = len(cached)
-    first = int(np.argmax(cached != np.arange(kept))) if (cached != np.arange(kept)).any() else kept
     if positions == "native" or not kept:
         table.anchors = 0
         if not kept:
             table.next_pos = 0.0 if positions == "contiguous" else table.next_pos
-        _move(arena, slot, cached, first)
+        if isinstance(arena, CompactArena):
+            cached = _move_vision(arena, slot, cached, vision)
+        _move(arena, slot, cached)
         return Moved(dropped, 0, False)
 
     places = layout(table.adv[:kept], table.loc[:kept])
@@ -82,15 +85,17 @@ def _relocate(
     end = stay + float(table.adv[:kept].sum())
     rebased = end > rebase_at and stay > 0
     base = 0.0 if rebased else stay
-    assert anchors <= arena.anchor_rows, f"{anchors} anchors > {arena.anchor_rows} masters: the policy promised fewer"
-
-    # A row that was an anchor brings its master along; a new one is written down as it stands.
-    old = cached[:anchors] < was_anchor
-    table.pos0[:anchors][~old] = table.pos[:anchors][~old]
-    before = table.pos[anchors:kept].copy() if rebased else None
+    # A row that was an anchor brings its master along; a new one is written down as it stands. Bytes stay as they are.
+    exact = table.cells[:kept] < 0 if isinstance(arena, CompactArena) else np.ones(kept, dtype=bool)
+    old, front, rest = cached[:anchors] < was_anchor, exact[:anchors], exact[anchors:]
+    table.pos0[:anchors][~old & front] = table.pos[:anchors][~old & front]
+    before = table.pos[anchors:kept][rest] if rebased else None
     table.pos[:kept] = places + base
     table.anchors, table.next_pos = anchors, base + float(table.adv[:kept].sum())
-    _turn(table, arena, slot, adapter, cached, first, old, before)
+    if isinstance(arena, CompactArena):
+        cached = _move_vision(arena, slot, cached, vision)
+    now = table.pos[:kept][exact]
+    _turn(arena, slot, adapter, cached, old[front], table.pos0[:anchors][front], now, before)
     return Moved(dropped, kept if rebased else anchors, rebased)
 
 
@@ -102,9 +107,32 @@ def _rewrite(table: Table, plan: Plan) -> None:
     table.n, table.anchors, table.next_pos = 0, 0, 0.0
 
 
-def _move(arena: Arena, slot: int, cached: np.ndarray, first: int) -> None:
-    """Gather keys and values of rows [first, kept)."""
-    kept = len(cached)
+def _first_moved(cached: np.ndarray) -> int:
+    """Of rows [kept] that were `cached` before: the first one that is not where it was; kept: none."""
+    moved = cached != np.arange(len(cached))
+    return int(np.argmax(moved)) if moved.any() else len(cached)
+
+
+def _move_vision(arena: CompactArena, slot: int, cached: np.ndarray, vision: np.ndarray) -> np.ndarray:
+    """Gather the bytes of a slot; gives [exact rows] which exact row each one was.
+
+    Args:
+        cached: [kept] which row each one was. vision: [n] bool, of the rows as they were.
+    """
+    rank = np.where(vision, np.cumsum(vision), np.cumsum(~vision)) - 1
+    moved = rank[cached[vision[cached]]]
+    first, kept = _first_moved(moved), len(moved)
+    if first < kept:
+        index = torch.from_numpy(moved[first:]).to(arena.device)
+        for tensor in (*arena.bytes, *arena.scales):
+            tensor[slot, :, :, first:kept] = tensor[slot].index_select(2, index)
+    exact: np.ndarray = rank[cached[~vision[cached]]]
+    return exact
+
+
+def _move(arena: Arena, slot: int, cached: np.ndarray) -> None:
+    """Gather keys and values of the rows that are not where they were."""
+    first, kept = _first_moved(cached), len(cached)
     if first == kept:
         return
     index = torch.from_numpy(cached[first:]).to(arena.device)
@@ -114,30 +142,33 @@ def _move(arena: Arena, slot: int, cached: np.ndarray, first: int) -> None:
 
 
 def _turn(
-    table: Table,
     arena: Arena,
     slot: int,
     adapter: Adapter,
     cached: np.ndarray,
-    first: int,
     old: np.ndarray,
+    pos0: np.ndarray,
+    pos: np.ndarray,
     before: np.ndarray | None,
 ) -> None:
-    """Gather rows, write masters of new anchors, turn anchors from their masters, and on a rebase the rest in place.
+    """Gather exact rows, write masters of new anchors, turn anchors from their masters, and on a rebase the rest in
+    place.
 
     Args:
-        old: [anchors] bool: the row was an anchor before. before: positions [rest, 3] of the rest, on a rebase.
+        cached: [kept] which row each one was. old: [anchors] bool: the row was an anchor before. pos0: [anchors, 3] of
+            the masters. pos: [kept, 3] of all. before: positions [rest, 3] of the rest, on a rebase.
     """
-    device, anchors, kept = arena.device, table.anchors, table.n
+    device, anchors, kept, first = arena.device, len(old), len(cached), _first_moved(cached)
+    assert anchors <= arena.anchor_rows, f"{anchors} anchors > {arena.anchor_rows} masters: the policy promised fewer"
     index = torch.from_numpy(cached[first:]).to(device)
     # Anchors before `fresh` are the same rows as before, and so are their masters.
     fresh = min(first, int(np.argmin(old)) if not old.all() else anchors)
     source = torch.from_numpy(cached[fresh:anchors]).to(device)
     from_master = torch.from_numpy(old[fresh:]).to(device)
-    was, now = torch.from_numpy(table.pos0[:anchors]), torch.from_numpy(table.pos[:anchors])
+    was, now = torch.from_numpy(pos0), torch.from_numpy(pos[:anchors])
     front = {rope: adapter.rotation(was, now, rope) for rope in set(adapter.ropes)}
     if before is not None:
-        was, now = torch.from_numpy(before), torch.from_numpy(table.pos[anchors:kept])
+        was, now = torch.from_numpy(before), torch.from_numpy(pos[anchors:])
         behind = {rope: adapter.rotation(was, now, rope) for rope in set(adapter.ropes)}
     for layer, rope in enumerate(adapter.ropes):
         k, v, masters = arena.k[layer][slot], arena.v[layer][slot], arena.masters[layer][slot]

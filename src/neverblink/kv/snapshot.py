@@ -32,10 +32,9 @@ def state_of(stream: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Tensors and plain values of a stream; also what a fork copies."""
     table, arena = stream.table, stream.arena
     tensors = {f"table.{name}": torch.from_numpy(column) for name, column in table.columns().items()}
-    for layer in range(arena.layers):
-        tensors[f"k.{layer}"] = arena.k[layer][stream.slot, :, : table.n].cpu().clone()
-        tensors[f"v.{layer}"] = arena.v[layer][stream.slot, :, : table.n].cpu().clone()
-        tensors[f"masters.{layer}"] = arena.masters[layer][stream.slot, :, : table.anchors].cpu().clone()
+    for part, layers, rows in arena.parts(table.n, table.anchors, table.cells):
+        for layer, tensor in enumerate(layers):
+            tensors[f"{part}.{layer}"] = tensor[stream.slot].narrow(-2, 0, rows).cpu().clone()
     for number, state in enumerate(stream.cache.mark()):
         if state is not None:
             tensors[f"conv.{number}"], tensors[f"state.{number}"] = (tensor.cpu().clone() for tensor in state)
@@ -58,10 +57,13 @@ def state_of(stream: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 def identity_of(stream: Any) -> dict[str, Any]:
     """What must be the same for a snapshot to mean the same thing."""
+    options = json.loads(json.dumps(asdict(stream.options), sort_keys=True))
+    if not options["kv_dtype"]:
+        del options["kv_dtype"]  # a snapshot that is older than the option is as good
     return {
         "fingerprint": stream.adapter.fingerprint,
         "dtype": str(stream.adapter.dtype),
-        "options": json.loads(json.dumps(asdict(stream.options), sort_keys=True)),
+        "options": options,
         "script": asdict(stream.script.options),
         "budget": stream.budget,
     }
@@ -136,10 +138,9 @@ def put(stream: Any, tensors: dict[str, torch.Tensor], plain: dict[str, Any]) ->
     table.load({name: tensors[f"table.{name}"].numpy() for name in COLUMNS})
     for name in ("n", "m", "anchors", "next_pos", "next_serial"):
         setattr(table, name, plain[name])
-    for layer in range(arena.layers):
-        arena.k[layer][stream.slot, :, : table.n] = tensors[f"k.{layer}"].to(arena.device)
-        arena.v[layer][stream.slot, :, : table.n] = tensors[f"v.{layer}"].to(arena.device)
-        arena.masters[layer][stream.slot, :, : table.anchors] = tensors[f"masters.{layer}"].to(arena.device)
+    for part, layers, rows in arena.parts(table.n, table.anchors, table.cells):
+        for layer, tensor in enumerate(layers):
+            tensor[stream.slot].narrow(-2, 0, rows).copy_(tensors[f"{part}.{layer}"])
     states = [
         (tensors[f"conv.{i}"].to(arena.device), tensors[f"state.{i}"].to(arena.device))
         if f"conv.{i}" in tensors
@@ -186,7 +187,6 @@ def _checked(stream: Any, tensors: dict[str, torch.Tensor], plain: Any) -> dict[
     demand(all(type(x) is int and 0 <= x < 2**31 for x in counts), "its counts are no whole numbers")
     demand(all(abs(plain[k]) < FAR for k in ("next_pos", "end")), "its clock or its place is no number of ours")
     demand(0 <= anchors <= n <= m <= table.max_rows, f"rows {anchors} <= {n} <= {m} <= {table.max_rows} do not hold")
-    demand(anchors <= arena.anchor_rows, f"{anchors} anchors > {arena.anchor_rows}")
     for name in COLUMNS:
         demand(f"table.{name}" in tensors, f"column {name} is missing")
         column, own = tensors[f"table.{name}"], torch.from_numpy(getattr(table, name))
@@ -200,12 +200,12 @@ def _checked(stream: Any, tensors: dict[str, torch.Tensor], plain: Any) -> dict[
     for turn, cell in {*zip(tensors["table.turns"].tolist(), tensors["table.cells"].tolist(), strict=True)}:
         seen = tensors.get(f"embeds.{turn}")
         demand(cell >= -1 and (seen is None or cell < len(seen)), f"a row has cell {cell} of turn {turn}")
-    heads, width = arena.k[0].shape[1], arena.k[0].shape[3]
-    for layer in range(arena.layers):
-        for part, rows in (("k", n), ("v", n), ("masters", anchors)):
+    for part, layers, rows in arena.parts(n, anchors, tensors["table.cells"].numpy()):
+        for layer, own in enumerate(layers):
             value = tensors.get(f"{part}.{layer}", torch.empty(0))
-            demand(value.shape == (heads, rows, width), f"{part} of layer {layer} has a wrong shape")
-            demand(value.dtype == arena.dtype, f"{part} of layer {layer} is {value.dtype}, not {arena.dtype}")
+            demand(rows <= own.shape[-2], f"{rows} rows of {part} > {own.shape[-2]}")
+            demand(value.shape == own[0].narrow(-2, 0, rows).shape, f"{part} of layer {layer} has a wrong shape")
+            demand(value.dtype == own.dtype, f"{part} of layer {layer} is {value.dtype}, not {own.dtype}")
     for number in range(len(arena.recurrent)):
         whole = {f"{part}.{number}" in tensors for part in ("conv", "state")}
         demand(whole == {n > 0}, f"the state of recurrent layer {number} is missing")

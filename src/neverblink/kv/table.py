@@ -26,7 +26,7 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "adv": (np.float64, ()),  # how far the next row's base stands behind this one's
     "loc": (np.float64, (3,)),  # place within the block on the t, h, w axes; 0 for text
     "pos": (np.float64, (3,)),  # the angle baked into the key; valid for rows < n
-    "pos0": (np.float64, (3,)),  # position baked into the row's master; valid for anchors
+    "pos0": (np.float64, (3,)),  # position baked into the row's master, or into its bytes; valid for these
     "serials": (np.int64, ()),  # order in which keys were computed; -1 while pending
 }
 
@@ -145,6 +145,7 @@ class Table:
         """Positions [upto - n, 3] at which rows [n, upto) are to be fed; also written into the table."""
         a = self.n
         self.pos[a:upto] = layout(self.adv[a:upto], self.loc[a:upto], self.next_pos)
+        self.pos0[a:upto] = self.pos[a:upto]
         return self.pos[a:upto]
 
     def places(self, contiguous: bool) -> np.ndarray:

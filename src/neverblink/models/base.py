@@ -108,6 +108,7 @@ class Adapter(Protocol):
     marks: Marks  # how script.py writes its pictures
     ropes: tuple[str, ...]  # of each layer, the name of its rotary embedding; layers of one name turn alike
     refused_policies: Mapping[str, str]  # KV policies that do not hold for this family, and why
+    refused_kv_dtype: str  # why vision cannot be held in bytes, which reorders rows (kv/compact.py); "": it can
 
     def encode(self, frames: Sequence[np.ndarray], fps: float) -> VisionBlock:
         """Pictures [H, W, 3] uint8 to a block of embeddings with their places."""

@@ -32,6 +32,7 @@ class Gemma3(SquareAdapter):
         placeholder="<start_of_image>",
     )
     _slides = True
+    refused_kv_dtype = "what its layers see depends on where a row stands"
 
     def __init__(self, model: Any, tokenizer: Any, pixels: SquareOptions, tokens: int, name: str = ""):
         super().__init__(model, tokenizer, pixels, tokens, name)

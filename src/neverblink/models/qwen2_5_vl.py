@@ -136,7 +136,7 @@ class Qwen25VL(StockAdapter):
         return -(-frames // self.pixels.temporal_patch) * self.pixels.max_tokens_per_grid
 
     def forward(self, embeds: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
-        if self.graph and len(embeds) == 1:
+        if self.graph and len(embeds) == 1 and not cache.arena.kv_dtype:
             return self._step_of(cache)(embeds, positions, cache.get_seq_length())
         if not self.lean:
             return super().forward(embeds, positions, cache)

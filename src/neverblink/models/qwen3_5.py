@@ -28,6 +28,8 @@ class Qwen35(Qwen3VL):
         "streaming-vlm": "it reproduces a reference that knows attention only; use streaming or recompute",
     }
 
+    refused_kv_dtype = "its recurrent layers keep no rows of vision"
+
     def __init__(self, model: Any, tokenizer: Any, pixels: PixelOptions, name: str = "", time_grid: Any = "stock"):
         super().__init__(model, tokenizer, pixels, name, time_grid)
         kinds = self._lm.config.layer_types

@@ -155,6 +155,7 @@ class StockAdapter(ABC):
     marks: Marks = QWEN
     axes = 3  # of a position that the rotary embedding takes; 1: places are counted as in text
     refused_policies: ClassVar[Mapping[str, str]] = {}
+    refused_kv_dtype = ""
     recurrent: frozenset[int] = frozenset()
     takes: frozenset[str] = frozenset()  # see `models.base.Sparing`
     large_vocabulary = 16_384  # words; below, the logits are the smaller part of a token, and all are computed
