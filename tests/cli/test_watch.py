@@ -58,6 +58,7 @@ def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: py
     arguments += " --lora tuned"
     arguments += " --policy sliding --vision-window 8 --positions native --seed 3 --temperature 0.5 --start 1 --end 9"
     arguments += " --gate pixel:similarity=0.9 --encoder-cache stc --compress differential+stc --loop-tokens 200"
+    arguments += " --kv-dtype int8"
     assert (
         main([*arguments.split(), "--realtime", "--pipeline", "--ask", "1.5:Who leads?", "--query", "the score"]) == 0
     )
@@ -83,6 +84,7 @@ def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: py
         "encoder_cache": "stc",
         "compress": "differential+stc",
         "loop_tokens": 200,
+        "kv_dtype": "int8",
     }
     assert "[00:00:01] answer: I do not know.\n" in capsys.readouterr().out
 

@@ -13,16 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neverblink import ScriptOptions, StreamOptions
+from neverblink.cli import options as cli
 from neverblink.engine.memory import plan
 from neverblink.errors import BudgetError, ConfigError, SnapshotError
 from neverblink.kv.compact import LARGEST, CompactArena, from_bytes, to_bytes
+from neverblink.options import KV_DTYPES
 from neverblink.types import Kind
 from tests.engine import crowd
-from tests.kv.test_invariants import QUICK, a_plot, assert_same, make_stream, model, play, poison, state
+from tests.kv.test_invariants import a_plot, assert_same, make_stream, model, play, poison, state
+from tests.properties import tries
 from tests.strategies import END, Plot, Second, plots
 
 KINDS = ("int8", "fp8")
 WINDOWED = ("streaming", "recompute", "sliding", "last-frames")
+FEW = tries(8)
 compact_plots = plots().filter(lambda plot: plot.policy in WINDOWED)
 
 
@@ -32,6 +36,9 @@ def a_window(**changes: Any) -> Plot:
         Second((56, 84), 2, (40, 41, 42, END), "What now?" if i % 4 == 3 else None, i % 8 == 7) for i in range(20)
     )
     return a_plot(**{"seconds": seconds, "rebase_at": 120.0, **changes})
+
+
+SILENT = tuple(replace(second, question=None) for second in a_window().seconds)  # nobody asks
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,7 +70,7 @@ def test_every_bit_pattern_of_fp8_is_what_torch_says() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@QUICK
+@FEW
 @given(plot=compact_plots)
 def test_a_stream_equals_its_plain_twin(kind: str, plot: Plot) -> None:
     """Each token saw what was held, vision rounded once where it was fed, whatever was dropped and turned since. In
@@ -79,17 +86,14 @@ def test_a_stream_equals_its_plain_twin(kind: str, plot: Plot) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_vision_that_was_turned_back_to_zero_equals_the_twin(kind: str) -> None:
     """Rebased in most seconds: the bytes stay and are turned as they are read."""
-    plot, turned, rebased = a_window(rebase_at=60.0), 0, 0
+    plot, turned = a_window(rebase_at=60.0), 0
     stream, watched, forced = make_stream(plot, "float64", twin=True, kv_dtype=kind)
     for i in range(len(plot.seconds)):
-        before = stream.table.next_pos
         play(plot, stream, forced, i, i + 1)
         table = stream.table
         vision = table.cells[: table.n] >= 0
         turned += bool(np.abs(table.pos0[: table.n] - table.pos[: table.n])[vision].max() > 1)
-        rebased += table.next_pos < before
     assert turned > 3
-    assert rebased > 3
     assert watched.worst < 2e-5
 
 
@@ -110,7 +114,7 @@ def test_bytes_are_written_once(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@QUICK
+@FEW
 @given(plot=compact_plots, data=st.data())
 def test_fork_and_restore_go_on_like_the_stream_itself(
     kind: str, plot: Plot, data: st.DataObject, tmp_path_factory: Any
@@ -158,7 +162,7 @@ def test_a_damaged_snapshot_of_bytes_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@QUICK
+@FEW
 @given(plot=compact_plots, seed=st.integers(0, 99))
 def test_a_question_leaves_no_trace(kind: str, plot: Plot, seed: int) -> None:
     """Rows, bytes, scales, positions and random numbers are as before; a remembered one stays."""
@@ -173,7 +177,7 @@ def test_a_question_leaves_no_trace(kind: str, plot: Plot, seed: int) -> None:
 
 @pytest.mark.parametrize("fail_in", [1, 2, 3])
 def test_a_failed_forward_leaves_nothing_behind(fail_in: int) -> None:
-    plot = a_window(seconds=tuple(replace(second, question=None) for second in a_window().seconds))
+    plot = a_window(seconds=SILENT)
     healthy, _, forced = make_stream(plot, kv_dtype="int8")
     expected = play(plot, healthy, forced)
     stream, watched, forced = make_stream(plot, kv_dtype="int8")
@@ -207,10 +211,10 @@ def test_three_streams_packed_say_what_each_says_alone(kind: str, lean: bool, mo
         crowd.assert_same(alone, lives[i], dtype)
 
 
-@pytest.mark.parametrize(("kind", "most", "mean"), [("int8", 0.2, 0.02), ("fp8", 0.8, 0.08)])
+@pytest.mark.parametrize(("kind", "most", "mean"), [("int8", 0.013, 0.0014), ("fp8", 0.08, 0.007)])
 def test_the_error_against_exact_vision_is_small(kind: str, most: float, mean: float) -> None:
-    """Logits about 3 wide, of 60 chunks with evictions and rebases, both streams made to say the same."""
-    plot = a_window(seconds=a_window().seconds * 3)
+    """Twice what was measured, of logits about 3 wide; evictions and rebases, both streams made to say the same."""
+    plot = a_window(seconds=SILENT)
     exact, rounded = logits_of(plot, ""), logits_of(plot, kind)
     error = (exact - rounded).abs()
     assert 0.0 < float(error.max()) < most
@@ -287,6 +291,9 @@ def test_a_chunk_of_more_vision_than_expected_lets_the_oldest_leave() -> None:
 
 
 def test_what_cannot_be_is_refused_in_one_line() -> None:
+    assert cli.KV_DTYPES == KV_DTYPES == ("", *LARGEST)
+    with pytest.raises(ConfigError, match="no --kv-dtype 'int4'; known: int8, fp8"):
+        cli.WatchOptions(kv_dtype="int4").check()
     with pytest.raises(ConfigError, match="no kv_dtype 'int4'; known: int8, fp8, or nothing"):
         StreamOptions(kv_dtype="int4")
     for policy in ("full", "streaming-vlm"):
@@ -312,6 +319,3 @@ def test_families_that_cannot_do_it_say_why(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(type(model().adapter), "refused_kv_dtype", "it is a toy", raising=False)
     with pytest.raises(ConfigError, match="kv_dtype fp8 does not hold for qwen2_5_vl: it is a toy; leave it out"):
         model().stream(StreamOptions(kv_dtype="fp8"))
-
-
-assert LARGEST.keys() == set(KINDS)
