@@ -108,9 +108,9 @@ class Stream:
                 answer, unanswered = yield from attempt(self.answer_steps(question, remember=remember))
         text = self.script.text_of(said)
         why = "silence" if not text and why == "end" else why
-        numbers = (len(said), self.table.n, len(chunk.frames), chunk.dropped, seconds)
-        told = (question, answer, self.budget, vision.frames_skipped, vision.tokens, unanswered, forgot)
-        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, *told, self.cache.nbytes)
+        numbers, held = (len(said), self.table.n, len(chunk.frames), chunk.dropped, seconds), self.cache.nbytes
+        told = (question, answer, self.budget, vision.frames_skipped, vision.tokens)
+        return Caption(chunk.start, chunk.end, text, not text, why, *numbers, *told, unanswered, forgot, held)
 
     def answer_steps(self, question: str, *, remember: bool = False) -> Steps[str]:
         """`ask` as steps."""
