@@ -88,6 +88,8 @@ def state(stream: Stream) -> dict[str, Any]:
     }
     rows = {n: c for n, c in table.columns().items() if n not in ("pos", "pos0")}
     rows["pos"], rows["pos0"] = table.pos[: table.n].copy(), table.pos0[: table.anchors].copy()
+    if isinstance(stream.arena, CompactArena):
+        rows["pos0 of bytes"] = table.pos0[: table.n][table.cells[: table.n] >= 0]
     numbers = (table.n, table.m, table.anchors, table.next_pos, table.next_serial, stream.turn, stream.end)
     return {**held, **rows, "numbers": numbers, "random": stream.sampler.generator.get_state().clone()}
 

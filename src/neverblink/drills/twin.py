@@ -14,17 +14,21 @@ import torch
 from neverblink.kv.table import Table
 from neverblink.models.qwen2_5_vl import Qwen25VL
 
+NEAR = 1e-4  # of a row's largest value: how far ours may be from the stream's before it is rounded
+
 
 def rotate_half(x: torch.Tensor) -> torch.Tensor:
     a, b = x.chunk(2, -1)
     return torch.cat((-b, a), -1)
 
 
-class Fed(NamedTuple):
-    """Rows that are fed."""
+class Stored(NamedTuple):
+    """What a compact arena has stored of the rows that were fed just now: keys and values of vision, in each layer."""
 
-    vision: torch.Tensor  # [n] bool
-    baked: torch.Tensor  # [n, 3] positions that their keys are given
+    vision: torch.Tensor  # [n] bool, of the fed rows
+    baked: torch.Tensor  # [n, 3] positions that their keys were given
+    bytes: list[torch.Tensor]  # of each layer [2, heads, seen, dim] int8
+    scales: list[torch.Tensor]  # of each layer [2, heads, seen, 1]
 
 
 class Twin:
@@ -34,25 +38,28 @@ class Twin:
         self.lm, self.adapter, self.dtype = adapter.model.model.language_model, adapter, dtype
         self.k: dict[tuple[int, int], torch.Tensor] = {}  # (layer, serial) -> key before RoPE [heads, dim]
         self.v: dict[tuple[int, int], torch.Tensor] = {}
-        self.kv_dtype = kv_dtype
+        self.kv_dtype, self.astray = kv_dtype, 0  # values that were not rounded to the nearest byte
 
-    def rounded(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows [.., dim] through a byte and back, with a scale of the largest value of each."""
-        most = {"int8": 127, "fp8": 448}[self.kv_dtype]
-        scale = (rows.abs().amax(-1, keepdim=True).float() / most).clamp(min=1e-12 / most)
-        parts = rows / scale
-        parts = parts.round() if self.kv_dtype == "int8" else parts.to(torch.float8_e4m3fn)
-        return (parts.to(rows.dtype) * scale).to(rows.dtype)
+    def _as_stored(self, index: int, k: torch.Tensor, v: torch.Tensor, stored: Stored) -> list[torch.Tensor]:
+        """Vision [seen, heads, dim], keys before RoPE, as the bytes of the stream have it from now on.
 
-    def _round_vision(self, index: int, serials: list[int], baked: torch.Tensor) -> None:
-        """Vision as a compact cache keeps it: rounded at the places [n, 3] at which it was fed, for good."""
-        cos, sin = self.lm.rotary_emb(torch.zeros(1, dtype=self.dtype), baked.T.float()[:, None])
-        cos, sin = cos[0], sin[0]
-        for i, serial in enumerate(serials):
-            k = self.k[index, serial]
-            k = self.rounded(k * cos[i] + rotate_half(k) * sin[i])
-            self.k[index, serial] = k * cos[i] - rotate_half(k) * sin[i]
-            self.v[index, serial] = self.rounded(self.v[index, serial])
+        A value on the edge between two bytes may become either, since the stream's angles are float32. So the bytes are
+        the stream's own, and each must be what a value within NEAR of ours is rounded to; what is not is `astray`.
+        """
+        cos, sin = self.lm.rotary_emb(torch.zeros(1, dtype=self.dtype), stored.baked[stored.vision].T.float()[:, None])
+        cos, sin = cos[0][:, None], sin[0][:, None]
+        ours = torch.stack((k * cos + rotate_half(k) * sin, v)).transpose(1, 2).double()
+        most, scale = {"int8": 127, "fp8": 448}[self.kv_dtype], stored.scales[index].double()
+        bits = stored.bytes[index]
+        values = (bits if self.kv_dtype == "int8" else bits.view(torch.float8_e4m3fn)).double()
+        low, high = (self._nearest(ours / scale + off) for off in (-NEAR * most, NEAR * most))
+        alike = (ours.abs().amax(-1, keepdim=True) / scale / most - 1).abs() < NEAR
+        self.astray += int((~((low <= values) & (values <= high) & alike)).sum())
+        key, value = (values * scale).to(self.dtype).transpose(1, 2)
+        return [key * cos - rotate_half(key) * sin, value]
+
+    def _nearest(self, values: torch.Tensor) -> torch.Tensor:
+        return values.round() if self.kv_dtype == "int8" else values.to(torch.float8_e4m3fn).double()
 
     def keep(self, serials: list[int]) -> None:
         """Forget the keys of all other tokens."""
@@ -62,9 +69,9 @@ class Twin:
                 del kept[name]
 
     def hidden(
-        self, embeds: torch.Tensor, held: list[int], new: list[int], places: torch.Tensor, fed: Fed | None = None
+        self, embeds: torch.Tensor, held: list[int], new: list[int], places: torch.Tensor, stored: Stored | None = None
     ) -> torch.Tensor:
-        """Feed `new` serials behind `held` ones; places [held + new, 3]. fed: of the new ones, for a kv_dtype."""
+        """Feed `new` serials behind `held` ones; places [held + new, 3]. stored: of the new ones, for a kv_dtype."""
         x = embeds.to(self.dtype)[None]
         cos, sin = self.lm.rotary_emb(torch.zeros(1, dtype=self.dtype), places.T.float()[:, None])
         cos, sin = cos[0], sin[0]  # [rows, dim]
@@ -76,11 +83,10 @@ class Twin:
             q = a.q_proj(normed)[0].view(count, -1, a.head_dim).transpose(0, 1)
             k = a.k_proj(normed)[0].view(count, -1, a.head_dim)
             v = a.v_proj(normed)[0].view(count, -1, a.head_dim)
+            if stored is not None and stored.vision.any():
+                k[stored.vision], v[stored.vision] = self._as_stored(index, k[stored.vision], v[stored.vision], stored)
             for i, serial in enumerate(new):
                 self.k[index, serial], self.v[index, serial] = k[i], v[i]
-            if fed is not None and fed.vision.any():
-                seen = [serial for serial, vision in zip(new, fed.vision.tolist(), strict=True) if vision]
-                self._round_vision(index, seen, fed.baked[fed.vision])
             keys = torch.stack([self.k[index, s] for s in held + new], 1)  # [heads, rows, dim]
             values = torch.stack([self.v[index, s] for s in held + new], 1)
             keys = keys * cos + rotate_half(keys) * sin
@@ -125,13 +131,18 @@ class Watched:
             held = table.serials[: table.n].tolist()
             new = list(range(table.next_serial, table.next_serial + count))
             places = torch.from_numpy(table.places(not self.native)[: table.n + count].copy())
-            fed = None
-            if self.twin.kv_dtype:
-                vision = torch.from_numpy(table.cells[table.n : table.n + count] >= 0)
-                fed = Fed(vision, positions.T)
-            plain = self.twin.hidden(embeds, held, new, places, fed)
+            stored = self._stored(cache, positions) if self.twin.kv_dtype else None
+            plain = self.twin.hidden(embeds, held, new, places, stored)
             ours, theirs = self._adapter.logits(hidden).double(), self._adapter.logits(plain.to(hidden.dtype)).double()
             self.feeds += 1
             self.other_best += int(ours[-1].argmax()) != int(theirs[-1].argmax())
             self.worst = max(self.worst, float((ours - theirs).abs().max()))
         return hidden
+
+    def _stored(self, cache: Any, positions: torch.Tensor) -> Stored:
+        """Rows [.., n] of vision that the last forward has written, behind those that the table holds."""
+        table, arena = cache.table, cache.arena
+        vision = table.cells[: table.n + positions.shape[1]] >= 0
+        held, end = int(vision[: table.n].sum()), int(vision.sum())
+        written = ([t[cache.slot, :, :, held:end].clone() for t in kept] for kept in (arena.bytes, arena.scales))
+        return Stored(torch.from_numpy(vision[table.n :].copy()), positions.T, *written)
