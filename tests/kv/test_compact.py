@@ -19,7 +19,7 @@ from neverblink.drills.twin import Watched
 from neverblink.engine.memory import plan
 from neverblink.errors import BudgetError, ConfigError, SnapshotError
 from neverblink.kv.compact import LARGEST, CompactArena, from_bytes, to_bytes
-from neverblink.kv.policies import Coming, Plan, Shape, Streaming, policies
+from neverblink.kv.policies import Coming, Parted, Plan, Shape, Streaming, policies
 from neverblink.kv.table import Rows
 from neverblink.options import KV_DTYPES
 from neverblink.types import Kind
@@ -173,7 +173,7 @@ def test_bytes_are_written_once(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @FEW
-@given(plot=compact_plots, data=st.data())
+@given(plot=st.one_of(compact_plots, compact_plots.map(far_sighted)), data=st.data())
 def test_fork_and_restore_go_on_like_the_stream_itself(
     kind: str, plot: Plot, data: st.DataObject, tmp_path_factory: Any
 ) -> None:
@@ -346,6 +346,23 @@ def test_a_chunk_of_more_vision_than_expected_lets_the_oldest_leave() -> None:
         stream.step(replace(chunk, start=7.0, end=8.0, frames=many))
     stream.step(replace(chunk, start=7.0, end=8.0, frames=chunk.frames))
     assert int(np.unique(stream.rows().kinds[stream.rows().cells >= 0]).item()) == Kind.PIXELS
+
+
+def test_what_stays_fits_both_parts_to_the_row() -> None:
+    """A plan stands as long as vision and the rest both fit, and gives way where either lacks a single row."""
+    plot = a_window()
+    stream, _, forced = make_stream(plot, kv_dtype="int8")
+    play(plot, stream, forced, 0, 6)
+    rows, policy = stream.rows(), Streaming(**plot.policy_options)
+    coming = Coming(turn=6, start=6.0, end=7.0, frames=2, tokens=30, reserve=10, room=10_000, vision=12)
+    whole = policy(rows, coming).keep
+    seen = int((rows.cells[whole] >= 0).sum())
+    vision, rest = seen + coming.vision, len(whole) - seen + coming.tokens - coming.vision + coming.reserve
+    np.testing.assert_array_equal(Parted(policy, rest, vision)(rows, coming).keep, whole)
+    for short in ((0, 1), (1, 0)):
+        kept = Parted(policy, rest - short[0], vision - short[1])(rows, coming).keep
+        assert 0 < len(kept) < len(whole)
+        assert set(kept.tolist()) < set(whole.tolist())
 
 
 def test_what_cannot_be_is_refused_in_one_line() -> None:

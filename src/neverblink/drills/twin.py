@@ -14,7 +14,7 @@ import torch
 from neverblink.kv.table import Table
 from neverblink.models.qwen2_5_vl import Qwen25VL
 
-NEAR = 1e-4  # of a row's largest value: how far ours may be from the stream's before it is rounded
+NEAR = 2e-5  # of a row's largest value: how far ours may be from the stream's before it is rounded
 
 
 def rotate_half(x: torch.Tensor) -> torch.Tensor:
