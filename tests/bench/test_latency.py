@@ -380,6 +380,8 @@ class TestCommand:
             (["--model", "/nowhere"], "no model at '/nowhere'"),
             (["--tokens", "1"], "tokens must be 2 or more, got 1"),
             (["--cuda-graph", "--model", "toy", "--device", "cpu"], "--cuda-graph is for a CUDA device"),
+            (["--cuda-graph", "--model", "toy", "--kv-dtype", "int8"], "--cuda-graph reads exact rows"),
+            (["--varlen", "--model", "toy", "--kv-dtype", "fp8"], "--varlen reads exact rows"),
             (["--varlen", "--model", "toy", "--device", "cpu"], "--varlen is for a CUDA device"),
         ],
     )

@@ -269,6 +269,18 @@ def test_three_streams_packed_say_what_each_says_alone(kind: str, lean: bool, mo
         crowd.assert_same(alone, lives[i], dtype)
 
 
+def test_one_kernel_for_all_streams_is_not_given_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would read the exact rows and miss vision; such streams go one by one."""
+    monkeypatch.setattr(crowd.model().adapter, "varlen", lambda *_, **__: pytest.fail("the kernel was asked"))
+    engine = crowd.make_engine_of([crowd.options_of(i, kv_dtype="int8") for i in (0, 1)], 2)
+    lives = {i: crowd.join(engine, i, kv_dtype="int8") for i in (0, 1)}
+    for second in range(3):
+        crowd.play(engine, lives, second)
+        crowd.run(engine, lives)
+    for i in lives:
+        crowd.assert_same(crowd.run_alone(i, range(3), kv_dtype="int8"), lives[i])
+
+
 @pytest.mark.parametrize(("kind", "most", "mean"), [("int8", 0.013, 0.0014), ("fp8", 0.08, 0.007)])
 def test_the_error_against_exact_vision_is_small(kind: str, most: float, mean: float) -> None:
     """Twice what was measured, of logits about 3 wide; evictions and rebases, both streams made to say the same."""

@@ -397,9 +397,13 @@ def _quicken(model: Any, args: argparse.Namespace) -> None:
     """--cuda-graph, --compile and --varlen.
 
     Raises:
-        ConfigError: the device, the model or this torch cannot.
+        ConfigError: the device, the model, this torch or a kv_dtype cannot.
     """
     adapter = model.adapter
+    for flag in ("cuda_graph", "compile", "varlen"):
+        if getattr(args, flag) and getattr(args, "kv_dtype", ""):
+            name = "--" + flag.replace("_", "-")
+            raise ConfigError(f"{name} reads exact rows where they stand, --kv-dtype has bytes; leave one out")
     for flag in ("cuda_graph", "varlen"):
         if getattr(args, flag) and model.device != "cuda":
             name = "--" + flag.replace("_", "-")

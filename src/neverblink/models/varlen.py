@@ -85,5 +85,5 @@ class Folded:
 
 
 def fold(packed: PackedCache, heads: int, run: Kernel | None) -> Folded | None:
-    """What `packed_attention` is to be given; None without a kernel."""
-    return None if run is None else Folded(packed, heads, run)
+    """What `packed_attention` is to be given; None without a kernel, or where vision is bytes beside the rows."""
+    return None if run is None or packed.segments[0].cache.arena.kv_dtype else Folded(packed, heads, run)
