@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ OPTIONS = StreamOptions(
 class Server(ServerThread):
     """Runs an app until it is stopped; `url` is where."""
 
-    def __init__(self, folder: Path, port: int | None = None, **options: Any):
+    def __init__(self, folder: Path, port: int | None = None, kv_dtype: str = "", **options: Any):
         port = port or free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.options = ServeOptions(data=str(folder), port=port, **options)
         model = Model.from_pretrained(toy_checkpoint(), device="cpu", dtype="float32")
-        super().__init__(make_app(model, self.options, OPTIONS), port)
+        super().__init__(make_app(model, self.options, replace(OPTIONS, kv_dtype=kv_dtype)), port)
 
     def call(self, path: str, method: str = "GET", value: Any = None, **headers: str) -> Any:
         return call(self.url + path, method, value, **headers)

@@ -36,9 +36,10 @@ def told(server: Server, stream_id: str) -> list[dict[str, Any]]:
     return lines
 
 
-def test_an_orderly_stop_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kv_dtype", ["", "int8"])
+def test_an_orderly_stop_loses_nothing(tmp_path: Path, kv_dtype: str) -> None:
     """The stream has its memory back: it is at the same turn with the same rows, and goes on with the next second."""
-    with Server(tmp_path, max_streams=2) as server:
+    with Server(tmp_path, kv_dtype=kv_dtype, max_streams=2) as server:
         stream_id = server.start(source="arcade:pong?seed=5", realtime=False, seconds=500.0, name="a game")
         paused = server.start(source="push")
         wait_for(lambda: server.call(f"/v1/streams/{paused}")["state"] == "running")
@@ -58,7 +59,7 @@ def test_an_orderly_stop_loses_nothing(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(session.stream), "restore", watched_restore)
-        with Server(tmp_path, max_streams=2) as server:
+        with Server(tmp_path, kv_dtype=kv_dtype, max_streams=2) as server:
             assert ["paused", "a game"] == [
                 server.call(f"/v1/streams/{paused}")["state"],
                 server.call(f"/v1/streams/{stream_id}")["name"],
