@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,20 +13,15 @@ HEAVY = ("torch", "transformers", "av", "numpy", "rich", "ale_py")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["watch", "--help"], ["doctor", "--help"], ["--version"]])
-def test_help_imports_nothing_heavy_and_answers_at_once(arguments: list[str]) -> None:
-    """Measured about 0.1 s on two cores; half a second is the promise, the best of three keeps a busy machine out."""
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    """What makes it answer at once: about 0.1 s on two cores."""
     code = (
         "import sys; from neverblink.cli import main; status = main(sys.argv[1:]);"
         f"sys.exit(status or [name for name in {HEAVY!r} if name in sys.modules] or 0)"
     )
-    took = []
-    for _ in range(3):
-        began = time.perf_counter()
-        ran = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-        took.append(time.perf_counter() - began)
-        assert (0, "") == (ran.returncode, ran.stderr)
-        assert ran.stdout
-    assert min(took) < 0.5
+    ran = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert (0, "") == (ran.returncode, ran.stderr)
+    assert ran.stdout
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

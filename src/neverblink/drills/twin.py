@@ -112,9 +112,8 @@ class Watched:
         self.table: Table | None = None
         self.native = False
         self.worst = 0.0  # difference of a logit
-        self.feeds = self.other_best = 0  # feeds compared, and those with another best token
+        self.feeds = self.other_best = 0  # feeds, and those with another best token than the twin's
         self.fail_in = 0  # feeds until one fails; 0: none does
-        self.feeds = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._adapter, name)
@@ -134,7 +133,6 @@ class Watched:
             stored = self._stored(cache, positions) if self.twin.kv_dtype else None
             plain = self.twin.hidden(embeds, held, new, places, stored)
             ours, theirs = self._adapter.logits(hidden).double(), self._adapter.logits(plain.to(hidden.dtype)).double()
-            self.feeds += 1
             self.other_best += int(ours[-1].argmax()) != int(theirs[-1].argmax())
             self.worst = max(self.worst, float((ours - theirs).abs().max()))
         return hidden
