@@ -17,9 +17,8 @@ from neverblink.training.scenes import Quiz, Scene
 
 ROUND = 32  # lengths of batches, so that the memory of one serves another
 FIRST_WORD = 4.0  # loss weight of what is said first, silence included
-# How much rather than others a question is drawn: no picture shows its answer, or none of this window.
-REMEMBERED = {"first": 2.0, "made": 3.0, "last_of": 3.0, "count": 2.0}
-ONLY_SAID = 3.0
+# How much rather than others a question is drawn: no picture shows its answer.
+REMEMBERED = {"first": 3.0, "made": 3.0, "last_of": 3.0, "count": 3.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
             most = (rng.random(o.seconds) < o.ask_often).astype(int)
             most[-1] = rng.integers(1, 4)
             known = self._known(script, scene, lines, first, forgets)
-            spoken = [replace(s, asked=_pick(known(first + i), int(most[i]), first, rng)) for i, s in enumerate(spoken)]
+            spoken = [replace(s, asked=_pick(known(first + i), int(most[i]), rng)) for i, s in enumerate(spoken)]
         return write_sample(script, spoken, past), scene.vision[first : first + o.seconds].flatten(0, 1)
 
     def _known(
@@ -118,11 +117,11 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         return lambda now: [q for q in scene.quizzes[now] if q[3] >= since or q[3] < sunk]
 
 
-def _pick(known: Sequence[Quiz], most: int, first: int, rng: np.random.Generator) -> tuple[tuple[str, str], ...]:
-    """Questions of different kinds with their answers; `first` is the first second that is seen."""
+def _pick(known: Sequence[Quiz], most: int, rng: np.random.Generator) -> tuple[tuple[str, str], ...]:
+    """Questions of different kinds with their answers."""
     if not known or not most:
         return ()
-    often = np.array([REMEMBERED.get(q[0], 1.0) * (ONLY_SAID if q[3] < first else 1.0) for q in known])
+    often = np.array([REMEMBERED.get(q[0], 1.0) for q in known])
     chosen = rng.choice(len(known), min(len(known), most), replace=False, p=often / often.sum())
     return tuple((known[i][1], known[i][2]) for i in chosen)
 
