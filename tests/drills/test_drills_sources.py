@@ -52,9 +52,11 @@ def test_corrupted_inputs_come_from_their_numbers_alone(tmp_path):
 
 
 SEES = """
-import sys
+import sys, time
 from pathlib import Path
 from neverblink.drills import corpus
+fork = corpus.os.fork
+corpus.os.fork = lambda: [fork(), time.sleep(0.3)][0]  # the child may be dead before it is asked for anything
 folder, frames = Path(sys.argv[1]), corpus.ForkedSource.frames
 main, corpus.decoder.main = corpus.decoder.main, corpus.os.abort
 played = corpus.play(folder, 0, 2)

@@ -171,7 +171,8 @@ class _Forked:
         os.close(ours_in[0])
         os.close(ours_out[1])
         self.stdin, self.stdout = os.fdopen(ours_in[1], "wb", 0), os.fdopen(ours_out[0], "rb", 0)
-        self.stdin.write(request)
+        with contextlib.suppress(BrokenPipeError):  # it died at once; reading from it will say so
+            self.stdin.write(request)
         self.signal = 0  # that ended it, ours not counted
         self.peak_mb = 0.0
         self._gone = False
