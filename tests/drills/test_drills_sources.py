@@ -56,7 +56,11 @@ import sys, time
 from pathlib import Path
 from neverblink.drills import corpus
 fork = corpus.os.fork
-corpus.os.fork = lambda: [fork(), time.sleep(0.3)][0]  # the child may be dead before it is asked for anything
+def slow_fork():
+    pid = fork()
+    time.sleep(0.3 if pid else 0)  # the child is dead before it is asked for anything
+    return pid
+corpus.os.fork = slow_fork
 folder, frames = Path(sys.argv[1]), corpus.ForkedSource.frames
 main, corpus.decoder.main = corpus.decoder.main, corpus.os.abort
 played = corpus.play(folder, 0, 2)
