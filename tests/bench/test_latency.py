@@ -338,6 +338,12 @@ class TestRuns:
         assert np.array_equal(a.pixels, two.chunk(5).frames[0].pixels)
         assert not np.array_equal(a.pixels, b.pixels)
 
+    def test_a_model_that_repeats_itself_forgets_nothing(self) -> None:
+        """Random weights say the same for ever; the loop guard would empty the cache that is measured."""
+        work = Workload(seconds=30, size=(56, 56), tokens=40, windows={"budget": 4000})
+        [(_, measured)] = run(toy(), ["full"], work, RATES)
+        assert (np.diff(measured.steps["rows"]) > 0).all()
+
     def test_nothing_runs_when_one_strategy_is_unknown(self) -> None:
         with pytest.raises(UnknownName, match="no KV policy 'fast'; known: full, "):
             next(run(toy(), ["streaming", "fast"], WORK, RATES))

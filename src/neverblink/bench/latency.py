@@ -126,7 +126,9 @@ def options_for(model: Model, strategy: str, work: Workload) -> StreamOptions:
     options = model.options(strategy, windows)
     # A question is timed to its first token, so one token is all that it says.
     speak = SpeakOptions(max_tokens_per_second=work.tokens, answer_tokens=1)
-    return replace(options, fps=work.fps or options.fps, positions=work.positions, speak=speak, **work.parts)
+    # Random weights repeat themselves: with the loop guard a stream would be emptied in the middle of its measurement.
+    own = {"fps": work.fps or options.fps, "positions": work.positions, "speak": speak, "loop_tokens": 0}
+    return replace(options, **own, **work.parts)  # type: ignore[arg-type]
 
 
 def warm_up_of(model: Model, work: Workload) -> int:
