@@ -7,7 +7,7 @@ import torch
 
 from neverblink import Model, SpeakOptions, StreamOptions
 from neverblink.errors import ConfigError, ModelError
-from neverblink.model import choose_dtype
+from neverblink.models.choices import choose_dtype
 from neverblink.models.int8 import Int8Linear
 from tests.checkpoints import toy_checkpoint
 from tests.models import families

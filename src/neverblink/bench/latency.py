@@ -339,11 +339,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", help="cpu, cuda ... (default: chosen)")
     add("--cuda-graph", action="store_true", help="decode steps of a single stream as a CUDA graph")
     add("--compile", action="store_true", help="that step through torch.compile first; takes a minute or so to begin")
-    add(
-        "--varlen",
-        action="store_true",
-        help="attention of all streams in one kernel, in half precision",
-    )
+    add("--varlen", action="store_true", help="attention of all streams in one kernel, in half precision")
     add("--threads", type=int, help="of a CPU")
     add("--seed", type=int, default=default.seed, help="of the pictures")
     add_parts(parser)
@@ -402,18 +398,14 @@ def _quicken(model: Any, args: argparse.Namespace) -> None:
         ConfigError: the device, the model, this torch or a kv_dtype cannot.
     """
     adapter = model.adapter
-    for flag in ("cuda_graph", "compile", "varlen"):
-        if getattr(args, flag) and getattr(args, "kv_dtype", ""):
-            name = "--" + flag.replace("_", "-")
-            raise ConfigError(f"{name} reads exact rows where they stand, --kv-dtype has bytes; leave one out")
-    for flag in ("cuda_graph", "varlen"):
-        if getattr(args, flag) and model.device != "cuda":
-            name = "--" + flag.replace("_", "-")
-            raise ConfigError(f"{name} is for a CUDA device and the model is on {model.device}; leave it out")
-    for flag in ("cuda_graph", "compile"):
-        if getattr(args, flag) and not getattr(adapter, "can_graph", False):
-            name = "--" + flag.replace("_", "-")
-            raise ConfigError(f"{name} does not know the text model of {adapter.family}; leave it out")
+    asked = [flag for flag in ("--cuda-graph", "--compile", "--varlen") if getattr(args, flag[2:].replace("-", "_"))]
+    for flag in asked:
+        if getattr(args, "kv_dtype", ""):
+            raise ConfigError(f"{flag} reads exact rows where they stand, --kv-dtype has bytes; leave one out")
+        if flag != "--compile" and model.device != "cuda":
+            raise ConfigError(f"{flag} is for a CUDA device and the model is on {model.device}; leave it out")
+        if flag != "--varlen" and not getattr(adapter, "can_graph", False):
+            raise ConfigError(f"{flag} does not know the text model of {adapter.family}; leave it out")
     if args.cuda_graph or args.compile:
         adapter.graph, adapter.compile = True, "inductor" if args.compile else ""
     if args.varlen:

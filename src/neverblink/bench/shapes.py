@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from neverblink.errors import UnknownName
-from neverblink.model import DTYPES, Model, choose_attention, choose_device, choose_dtype
+from neverblink.model import Model
+from neverblink.models.choices import DTYPES, choose_attention, choose_device, choose_dtype
 from neverblink.models.int8 import quantise
 from neverblink.models.qwen2_5_vl import Qwen25VL
 from neverblink.training.tokenizer import train_tokenizer

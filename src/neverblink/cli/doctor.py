@@ -108,8 +108,8 @@ def _torch() -> list[Finding]:
 
 
 def _model() -> list[Finding]:
-    from neverblink.model import choose_attention, choose_device, choose_dtype
     from neverblink.models.bundled import BUNDLED, read_card
+    from neverblink.models.choices import choose_attention, choose_device, choose_dtype
 
     findings = [Finding(*chosen) for chosen in (choose_device(None), choose_dtype(None), choose_attention(None))]
     size = sum(path.stat().st_size for path in BUNDLED.glob("*.safetensors")) / 1e6

@@ -31,9 +31,10 @@ class DecodeStep:
         self._positions = torch.zeros(3, 1, device=weight.device)
         self._row = torch.zeros(1, dtype=torch.long, device=weight.device)
         self._rows = torch.arange(keys[0].shape[2], device=weight.device)
+        step = self._step
         if compile:
-            self._step = torch.compile(self._step, dynamic=False, fullgraph=True, backend=compile)  # type: ignore[method-assign]
-        self._replay = self._captured() if weight.device.type == "cuda" else self._step
+            step = torch.compile(step, dynamic=False, fullgraph=True, backend=compile)
+        self._replay = self._captured(step) if weight.device.type == "cuda" else step
 
     def __call__(self, embeds: torch.Tensor, positions: torch.Tensor, row: int) -> torch.Tensor:
         """Feed [1, hidden] at [3, 1] as cache row `row`; gives [1, hidden], valid until the next call."""
@@ -55,17 +56,17 @@ class DecodeStep:
 
         return lean.decode(self._lm, self._embeds, self._positions, attend)
 
-    def _captured(self) -> Callable[[], torch.Tensor]:
-        """Record `_step` once. It writes the row that `_row` names, which nobody reads before a call names it again."""
+    def _captured(self, step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        """Record `step` once. It writes the row that `_row` names, which nobody reads before a call names it again."""
         self._row.fill_(len(self._rows) - 1)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
-            self._step()  # what libraries set up at their first call must not be recorded
+            step()  # what libraries set up at their first call must not be recorded
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the tower may run in another thread
-            out = self._step()
+            out = step()
 
         def replay() -> torch.Tensor:
             graph.replay()

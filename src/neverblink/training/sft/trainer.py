@@ -22,8 +22,9 @@ from transformers.utils import logging
 
 from neverblink.errors import ConfigError, ModelError
 from neverblink.kv.policies import Streaming
-from neverblink.model import Model, find
+from neverblink.model import Model
 from neverblink.models.bundled import Card, read_card
+from neverblink.models.choices import find
 from neverblink.script import Script, ScriptOptions
 from neverblink.training.sft import memory
 from neverblink.training.sft.collate import IGNORED, collate
