@@ -53,6 +53,7 @@ ARROWS = {
     "engine": {"stream", "options", "kv", "models.base", "script", "decoding", "sources"},
     "model": {"stream", "engine", "options", "kv", "models", "script", "decoding", "sources", "arcade"},
     "training": {
+        "memory",  # questions are asked with lines of the journal, as the server asks them
         "stream",
         "options",
         "model",
@@ -67,6 +68,7 @@ ARROWS = {
     },
     "bench": {
         "engine",
+        "memory",
         "economy",
         "compress",
         "training",

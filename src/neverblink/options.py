@@ -142,6 +142,14 @@ class StreamOptions:
             policy = Parted(policy, need.rows, need.vision)
         return guarded(policy, self.loop_tokens)
 
+    def askable(self, script: Script, words: str) -> bool:
+        """Whether a question of these words may be asked."""
+        try:
+            self.question(script, words)
+        except (BudgetError, ConfigError):
+            return False
+        return True
+
     def question(self, script: Script, words: str) -> list[Piece]:
         """A question's turn.
 

@@ -1,8 +1,10 @@
 """The quality score: what it rewards, what it does not forgive."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,21 @@ from neverblink.arcade.events import Claim, GameEvent
 from neverblink.arcade.pong import PONG
 from neverblink.arcade.sport import Second
 from neverblink.bench import quality
-from neverblink.bench.quality import Line, match, run_quality, score, score_at
+from neverblink.bench.quality import run_quality
 from neverblink.bench.quiz import Memory, Quiz, Shown
+from neverblink.bench.scoring import Line, Said, match, score, score_at
 from neverblink.errors import ConfigError
 from neverblink.football.commentary import FOOTBALL
 from neverblink.football.streams import football_stream
+from neverblink.model import Model
 from neverblink.options import StreamOptions
+from neverblink.script import Script
 from neverblink.sources import open_source
 from neverblink.sources.base import Source, SourceOptions
 from neverblink.sources.chunks import chunks
 from neverblink.training.data import game_stream, write_mp4
 from neverblink.types import Caption
+from tests.checkpoints import toy_checkpoint
 from tests.football.recording import write_match
 
 SEED, SECONDS = 11, 90
@@ -150,7 +156,7 @@ def test_each_event_counts_once():
 def test_match_gives_the_most_pairs():
     """Two events and two lines that both reach the first event: each finds its own."""
     events = [GameEvent(t, Claim("hit", "left")) for t in (10.2, 12.4)]
-    said = [quality.Said(Line(t, t + 1, ""), Claim("hit", "left")) for t in (10, 11)]
+    said = [Said(Line(t, t + 1, ""), Claim("hit", "left")) for t in (10, 11)]
     assert [(0, 0), (1, 1)] == match(events, said, PONG)
 
 
@@ -204,11 +210,52 @@ class Teacher:
         return {"What is the score": "It is 3 to 3."}.get(question, "I was not looking.")
 
 
+class Reader(Teacher):
+    """One that knows only what stands in front of the question."""
+
+    heard: list[str]
+
+    def script(self) -> Script:
+        return Model.from_pretrained(toy_checkpoint(), device="cpu").script()
+
+    def knows(self, question: str) -> str:
+        self.heard.append(question)
+        *told, asked = question.split("\n")
+        made = re.fullmatch(r"Who made it (\d+ to \d+)\?", asked)
+        found = [line for line in told if made and made[1] in line]
+        return found[-1] if found else "I was not looking."
+
+
+@pytest.mark.parametrize("recall", [True, False])
+def test_with_recall_the_journal_stands_in_front_of_a_question(recall: bool):
+    """Each line was said before the question, and who reads them knows who made it two to one; without recall nobody
+    does, and nothing stands there."""
+    lines = [second.text for second in game_stream(PONG, 12, 200)]
+    model = Reader(lines)
+    model.heard = []
+    run = partial(run_quality, model, seed=12, seconds=200, ask_every=1.0, recall=recall)  # type: ignore[arg-type]
+    result = run()
+    assert recall == result["recalling"] == any("\n" in question for question in model.heard)
+    share, number = result["qa_by_kind"]["made"]
+    assert number > 5
+    assert share > 0.9 if recall else share == 0
+    for now, question in enumerate(model.heard):
+        head, *told = question.split("\n")[:-1] or [""]
+        assert head in ("", "previous text")
+        for line in told:
+            time, _, text = line.partition(" ")
+            hours, minutes, seconds = map(int, time.split(":"))
+            said = hours * 3600 + minutes * 60 + seconds
+            assert lines[said].strip() == text
+            assert said <= now + 20  # the first questions find nothing to ask about
+
+
 FIELDS = {
     *("sport", "policy", "positions", "seconds", "event_f1", "event_precision", "event_recall", "by_kind"),
     *("score_accuracy", "silence_accuracy", "false_alarms_per_minute", "repetition_rate"),
     *("fps", "gate", "encoder_cache", "compress", "vision_tokens_per_second", "frames_skipped", "vision_ms"),
     *("prefill_ms", "chunk_ms", "kv_bytes"),
+    "recalling",
     *("seconds_per_chunk_p50", "kv_tokens_max", "rss_mb", "real_time_factor", "qa_accuracy", "by_fifth", "ended"),
 }
 

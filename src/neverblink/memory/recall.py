@@ -5,13 +5,14 @@ Text and not old keys: feeding evicted keys again breaks a commentary that is in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from neverblink.memory.journal import Entry, Journal
 from neverblink.outputs.base import clock, plain
 
 HEAD = "previous text"
+MOST = 6  # lines
 
 
 class Recalled(NamedTuple):
@@ -26,23 +27,34 @@ class Recalled(NamedTuple):
         return " ".join(f"[{clock(entry.event.t_start)}]" for entry in self.entries)
 
 
-def recall(journal: Journal, stream_id: str, question: str, *, fits: Callable[[str], bool], most: int = 6) -> Recalled:
+def recall(journal: Journal, stream_id: str, question: str, *, fits: Callable[[str], bool]) -> Recalled:
     """Put the lines that a question is about in front of it, as many as fit.
 
     Args:
         fits: whether the model can take a question of these words.
-        most: lines at most.
     """
-    found = journal.search(question, stream_id, types=("caption",), limit=most * 4)
-    best = _one_of_each(found)[:most]
-    while best:
-        entries = sorted(best, key=lambda entry: entry.row)
-        lines = [f"{clock(entry.event.t_start)} {plain(entry.event.text)}" for entry in entries]
-        words = "\n".join([HEAD, *lines, question])
+    best = lines_about(journal, stream_id, question)
+    words, taken = put_before(question, [(entry.event.t_start, entry.event.text) for entry in best], fits)
+    return Recalled(words, sorted(best[:taken], key=lambda entry: entry.row))
+
+
+def lines_about(journal: Journal, stream_id: str, question: str, most: int = MOST) -> list[Entry]:
+    """The lines that a question is about, best first, no two of the same words."""
+    return _one_of_each(journal.search(question, stream_id, types=("caption",), limit=most * 4))[:most]
+
+
+def put_before(question: str, lines: Sequence[tuple[float, str]], fits: Callable[[str], bool]) -> tuple[str, int]:
+    """A question with lines in front of it, in order of time, and how many of them fit.
+
+    Args:
+        lines: media second and words of each, best first.
+    """
+    for taken in range(len(lines), 0, -1):
+        told = [f"{clock(time)} {plain(text)}" for time, text in sorted(lines[:taken])]
+        words = "\n".join([HEAD, *told, question])
         if fits(words):
-            return Recalled(words, entries)
-        best.pop()  # the worst match
-    return Recalled(question, [])
+            return words, taken
+    return question, 0
 
 
 def _one_of_each(entries: list[Entry]) -> list[Entry]:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -90,14 +91,7 @@ class Session:
         if stream is None:
             return question, []
 
-        def fits(words: str) -> bool:
-            try:
-                stream.options.question(stream.script, words)
-            except NeverblinkError:
-                return False
-            return True
-
-        found = recall(self.hub.journal, self.id, question, fits=fits)
+        found = recall(self.hub.journal, self.id, question, fits=partial(stream.options.askable, stream.script))
         return found.words, found.entries
 
     def describe(self) -> dict[str, Any]:
