@@ -12,12 +12,12 @@ from neverblink.football.commentary import FOOTBALL
 from neverblink.football.matches import Match, is_held_out
 from neverblink.football.truth import states
 from neverblink.training.arcade import COMMENTATE, DESCRIBE, film
-from neverblink.training.courses import ArcadeCourse, FootballCourse, courses_of
+from neverblink.training.courses import SHIFT, ArcadeCourse, FootballCourse, courses_of, disturbed
 from neverblink.training.look import Pairs, fields_of
 from neverblink.vision.pixels import PixelOptions
 from tests.football.recording import write_match
 
-PIXELS = PixelOptions(patch=40, merge=4, min_pixels=25_600, max_pixels=25_600)
+PIXELS = PixelOptions(patch=40, merge=4, min_pixels=25_600, max_pixels=51_200)  # as the recipe's sizes say
 
 
 def test_games_follow_from_the_seed_and_never_from_one_of_the_benchmark(monkeypatch: pytest.MonkeyPatch):
@@ -61,8 +61,11 @@ def test_every_sixth_match_is_kept_for_the_benchmark(matches: Path, tmp_path: Pa
     assert [n for n in range(24) if is_held_out(Path(f"match_{n:04d}.npz"))] == [5, 11, 17, 23]
 
 
-def test_pairs_of_a_match_are_neighbours_with_the_state_of_the_later_one(matches: Path):
+def test_pairs_of_a_match_are_neighbours_with_the_state_of_the_later_one(
+    matches: Path, monkeypatch: pytest.MonkeyPatch
+):
     """The recording's pictures get lighter by 2 each half second, so a picture tells its number."""
+    monkeypatch.setattr("neverblink.training.courses.disturbed", lambda pictures, rng: pictures)
     course = FootballCourse(matches)
     record = Match(course.matches[0]).record
     expected = {state.time: state for state in states(record, 2)}
@@ -75,6 +78,36 @@ def test_pairs_of_a_match_are_neighbours_with_the_state_of_the_later_one(matches
     assert len({state.time for _, state in seen}) == 20
 
 
+def test_a_restart_is_always_among_the_pairs(matches: Path, monkeypatch: pytest.MonkeyPatch):
+    """They are rare, and most other pictures are left out."""
+    course = FootballCourse(matches)
+    record = Match(course.matches[0]).record
+    monkeypatch.setattr(course, "matches", course.matches[:1])
+    true = [state.time for state in states(record, 2)][1:]
+    restarts = [state.time for state in states(record, 2) if state.restart and state.time > 0]
+    seen = [state for _, state in course.pairs(1)]
+    assert restarts == [state.time for state in seen if state.restart]
+    assert len(seen) - len(restarts) < 0.5 * (len(true) - len(restarts))
+
+
+def test_a_disturbed_pair_is_moved_as_one_and_stays_what_it_is():
+    """Both pictures by the same way, no further than SHIFT; black is darkest, and nothing wraps round."""
+    pictures = np.zeros((2, 180, 320, 3), np.uint8)
+    pictures[:, 90, 160] = 200
+    moves = set()
+    for seed in range(40):
+        moved = disturbed(pictures, np.random.default_rng(seed))
+        assert pictures.shape == moved.shape
+        assert np.uint8 == moved.dtype
+        np.testing.assert_array_equal(moved[0], moved[1])
+        [(y, x)] = np.argwhere(moved[0].sum(-1) > moved[0, 0, 0].sum())
+        assert abs(y - 90) <= SHIFT[0]
+        assert abs(x - 160) <= SHIFT[1]
+        moves.add((y, x))
+    assert len(moves) > 30
+    assert 200 == pictures.max()
+
+
 def test_football_needs_its_folder():
     with pytest.raises(ConfigError, match="give --football FOLDER"):
         courses_of(["pong", "football"], None)
@@ -85,12 +118,13 @@ def test_pairs_of_all_courses_are_drawn_and_marked(matches: Path):
     courses = courses_of(["pong", "football"], matches)
     fields = fields_of([course.sport for course in courses])
     pairs = list(islice(Pairs(courses, PIXELS, 1, live=4), 60))
-    kinds = {int(truth[0]) for _, truth in pairs}
+    kinds = {int(truth[0]) for _, _, truth in pairs}
     assert {0, 1} == kinds
     of_football = [fields.index(field) for field in FOOTBALL.fields.items()]
     others = [i for i in range(1, len(fields)) if i not in of_football]
-    for patches, truth in pairs:
-        assert (16, 9600) == patches.shape
+    for grid, patches, truth in pairs:
+        assert grid == ((4, 4), (4, 8))[truth[0]]
+        assert (grid[0] * grid[1], 9600) == patches.shape
         if truth[0] == 1:
             assert (truth[of_football] >= 0).all()
             assert (truth[others] == -1).all()
@@ -102,11 +136,12 @@ def test_a_match_on_film_is_what_was_played_and_asks_for_no_score_that_is_not_kn
     footage = film(3, courses_of(["football"], matches), PIXELS)
     assert (2, False) == (footage.fps, footage.forgets)
     assert len(footage.patches) == len(footage.lines[COMMENTATE]) == len(footage.lines[DESCRIBE])
-    assert {(16, 9600)} == {patches.shape for patches in footage.patches}
+    assert {(32, 9600)} == {patches.shape for patches in footage.patches}
+    assert (4, 8) == footage.grid
     goals = [i for i, line in enumerate(footage.lines[COMMENTATE]) if " to " in line]
     assert goals
     for now, asked in enumerate(footage.quizzes):
-        for kind, _, answer, since in asked:
+        for kind, _, answer, since, _ in asked:
             if kind == "score":
                 last = max((goal for goal in goals if goal <= now), default=0)
                 assert since <= last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Any, NoReturn
 
 from neverblink.arcade.commentary import bin_of
@@ -49,7 +50,9 @@ THIRDS = ("left third", "middle third", "right third")
 FLANKS = ("top", "centre", "bottom")
 _HALF_LENGTH, _HALF_WIDTH = 1.0, 0.42
 _STILL = 0.05  # half a pitch's length a second
-_MODES = ("", "kick_off", *RESTARTS.values())
+_OPENING = 60  # steps: a kick-off so early is that of a new match
+_MODES = ("", "kick_off", *RESTARTS.values(), "opening")
+_REACH = (0.01, 0.02, 0.03, 0.045, 0.07, 0.1, 0.15)  # bounds of classes: most is told by whose player is nearest
 
 
 def describe_state(state: MatchState) -> str:
@@ -64,13 +67,18 @@ def describe_state(state: MatchState) -> str:
 
 
 def measure(state: MatchState) -> tuple[int, ...]:
-    """One class for each of FOOTBALL.fields."""
+    """One class for each of FOOTBALL.fields. More than is ever said: who is near the ball makes out who wins it."""
+    new = state.restart == "kick_off" and state.frame < _OPENING
     return (
         bin_of(state.x, -_HALF_LENGTH, _HALF_LENGTH, BINS),
         bin_of(state.y, -_HALF_WIDTH, _HALF_WIDTH, BINS // 2),
         state.side,
         _way(state),
-        _MODES.index(state.restart),
+        _MODES.index("opening" if new else state.restart),
+        1 + state.owner,
+        int(state.reach[1] < state.reach[0]),
+        *(bisect_right(_REACH, reach) for reach in state.reach),
+        *(bin_of(x, -_HALF_LENGTH, _HALF_LENGTH, BINS) for x in state.block),
     )
 
 
@@ -100,7 +108,19 @@ FOOTBALL = Sport(
         "spell": 0.0,
     },
     describe=describe_state,
-    fields={"column": BINS, "row": BINS // 2, "side": 2, "way": 3, "restart": len(_MODES)},
+    fields={
+        "column": BINS,
+        "row": BINS // 2,
+        "side": 2,
+        "way": 3,
+        "restart": len(_MODES),
+        "owner": 3,
+        "nearer": 2,
+        "yellow reach": len(_REACH) + 1,
+        "blue reach": len(_REACH) + 1,
+        "yellow block": BINS,
+        "blue block": BINS,
+    },
     measure=measure,
     states=frozenset({"goal", "new_match"}),
     holds=frozenset({"turnover", "kick_off", *RESTARTS.values()}),

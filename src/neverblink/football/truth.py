@@ -51,6 +51,9 @@ class MatchState(NamedTuple):
     speed_x: float  # a second, over the half second before; 0 across a cut
     side: int  # who controls the ball, or takes the restart
     restart: Kind  # "" in play
+    owner: int = -1  # who has the ball at his feet: 0, 1, or -1 for nobody
+    reach: tuple[float, float] = (0.0, 0.0)  # from the ball to the nearest player of each side
+    block: tuple[float, float] = (0.0, 0.0)  # mean x of each side's players, without the keeper
 
 
 def takes(record: Record) -> list[Take]:
@@ -227,8 +230,20 @@ def states(record: Record, fps: int) -> Iterator[MatchState]:
         path = record.ball[max(0, step - back) : step + 1, :2].astype(float)  # [n, 2]
         cut = len(path) < 2 or abs(np.diff(path, axis=0)).max() > CUT or restart[step] != restart[max(0, step - back)]
         speed = 0.0 if cut else (path[-1, 0] - path[0, 0]) / ((len(path) - 1) * record.step_seconds)
+        players, ball = record.players[step].astype(float), path[-1]  # [2, 11, 2]
+        reach = np.linalg.norm(players - ball, axis=-1).min(axis=1)
         yield MatchState(
-            step, k / fps, _score(record, step), path[-1, 0], path[-1, 1], speed, int(sides[step]), restart[step]
+            step,
+            k / fps,
+            _score(record, step),
+            ball[0],
+            ball[1],
+            speed,
+            int(sides[step]),
+            restart[step],
+            int(record.owner[step]),
+            (float(reach[0]), float(reach[1])),
+            (float(players[0, 1:, 0].mean()), float(players[1, 1:, 0].mean())),
         )
 
 

@@ -10,14 +10,16 @@ what one second shows (nothing to copy from: it has to look), `talk` teaches the
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,18 +30,20 @@ from neverblink.arcade.events import GameEvent, Score
 from neverblink.arcade.questions import questions
 from neverblink.arcade.sport import Second, Sport, sports
 from neverblink.football.commentary import FOOTBALL
+from neverblink.memory.journal import Journal
+from neverblink.memory.recall import lines_about
 from neverblink.models.base import VisionBlock
 from neverblink.models.qwen2_5_vl import Qwen25VL, read_pixel_options
 from neverblink.script import SILENCE, Script, ScriptOptions
-from neverblink.training.courses import Course, courses_of
-from neverblink.training.look import Glance, Pairs, fields_of, look, whiten
+from neverblink.training.courses import ArcadeCourse, Course, courses_of
+from neverblink.training.look import Glance, Pairs, by_grid, fields_of, look, whiten
 from neverblink.training.loop import LoopOptions, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encoded, Footage, Quiz, collect, read
 from neverblink.training.tokenizer import train_tokenizer
 from neverblink.training.windows import Batch, WindowOptions, Windows, by_length
-from neverblink.types import Kind
-from neverblink.vision.pixels import PixelOptions, cut, normalise, resize
+from neverblink.types import Event, Kind
+from neverblink.vision.pixels import PixelOptions, cut, fit, normalise, resize
 
 COMMENTATE = "Commentate on this game."
 DESCRIBE = "Describe what you see."
@@ -68,8 +72,8 @@ def corpus(courses: Sequence[Course], streams: int = 30, length: int = 120) -> I
                 yield second.text + SILENCE
                 yield second.state_text + SILENCE
                 yield f"Time={second.start * 97:.1f}-{second.start * 97 + 1:.1f}s"
-                for _, question, answer, _ in quiz.after(second):
-                    yield from (question, answer)
+                for asked in quiz.after(second):
+                    yield from (asked.question, asked.answer)
     for _ in range(200):
         yield from (
             f"system\n{SYSTEM}\n{COMMENTATE}",
@@ -82,10 +86,10 @@ def corpus(courses: Sequence[Course], streams: int = 30, length: int = 120) -> I
 
 class Quizmaster:
     """Asks about a stream that he watches second by second. Questions by the clock are left out: a stream is told the
-    time of what it sees, but not of what it said long ago."""
+    time of what it sees, but not of what it said long ago. With a journal he also tells what it finds for each."""
 
-    def __init__(self, sport: Sport, seed: int):
-        self.sport, self.rng = sport, random.Random(f"quiz {seed}")
+    def __init__(self, sport: Sport, seed: int, journal: Journal | None = None):
+        self.sport, self.rng, self.journal = sport, random.Random(f"quiz {seed}"), journal
         self.events: list[GameEvent] = []
         self.start_score: Score | None = None
 
@@ -95,6 +99,9 @@ class Quizmaster:
         if self.start_score is None:
             self.start_score = shown
         self.events += second.events
+        if self.journal is not None and second.text:
+            line = Event(int(second.start), "", second.start, now, 0.0, "caption", second.text, NAME)
+            self.journal.add(line)
         asked = questions(
             self.sport,
             self.events,
@@ -105,7 +112,15 @@ class Quizmaster:
             shown=shown if self.sport.shows_score else None,
         )
         timeless = (a for a in asked if a.kind != "ago" and "minute" not in a.question)
-        return [(a.kind, a.question, a.answer, max(0, int(now - 1e-6 - a.span))) for a in timeless]
+        return [
+            Quiz(a.kind, a.question, a.answer, max(0, int(now - 1e-6 - a.span)), self._recalled(a.question))
+            for a in timeless
+        ]
+
+    def _recalled(self, question: str) -> list[int]:
+        if self.journal is None:
+            return []
+        return [int(entry.event.t_start) for entry in lines_about(self.journal, "", question)]
 
 
 def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
@@ -115,14 +130,21 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
     patches: list[np.ndarray] = []
     lines: dict[str, list[str]] = {COMMENTATE: [], DESCRIBE: []}
     quizzes: list[list[Quiz]] = []
-    quiz = Quizmaster(course.sport, seed)
-    for second in course.seconds(seed, int(rng.integers(40, 400))):
-        stack = resize(torch.from_numpy(second.frames).permute(0, 3, 1, 2), pixels)
-        patches.append(cut(stack, pixels)[0].numpy())
-        lines[COMMENTATE].append(second.text)
-        lines[DESCRIBE].append(second.state_text)
-        quizzes.append(quiz.after(second))
-    return Footage(patches, lines, quizzes, course.fps, course.sport.shows_score)
+    with TemporaryDirectory() as folder, Journal(Path(folder) / "journal.db") as journal:
+        quiz = Quizmaster(course.sport, seed, journal)
+        for second in course.seconds(seed, int(rng.integers(40, 400))):
+            stack = resize(torch.from_numpy(second.frames).permute(0, 3, 1, 2), pixels)
+            patches.append(cut(stack, pixels)[0].numpy())
+            lines[COMMENTATE].append(second.text)
+            lines[DESCRIBE].append(second.state_text)
+            quizzes.append(quiz.after(second))
+    return Footage(patches, lines, grid_of(course, pixels), quizzes, course.fps, course.sport.shows_score)
+
+
+def grid_of(course: Course, pixels: PixelOptions) -> tuple[int, int]:
+    """Height and width of a course's picture in patches."""
+    height, width = fit(*course.frame, pixels)
+    return height // pixels.patch, width // pixels.patch
 
 
 def adapter_of(run: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Qwen25VL:
@@ -138,15 +160,13 @@ def adapter_of(run: Path, device: str = "cpu", dtype: torch.dtype = torch.float3
 
 
 def load_tower(run: Path) -> Any:
-    """encode([patches, values] uint8, seconds) -> [seconds, tokens, hidden], for `scenes`."""
-    adapter, size = adapter_of(run, dtype=torch.bfloat16), SmallVLM.of(run)
-    h, w = size.height // size.patch, size.width // size.patch
+    """encode([patches, values] uint8, grid, seconds) -> [seconds, tokens, hidden], for `scenes`."""
+    adapter = adapter_of(run, dtype=torch.bfloat16)
+    glance = cache(partial(Glance, adapter.model.model.visual))
 
-    glance = Glance(adapter.model.model.visual, (h, w))
-
-    def encode(patches: torch.Tensor, seconds: int) -> torch.Tensor:
+    def encode(patches: torch.Tensor, grid: tuple[int, int], seconds: int) -> torch.Tensor:
         seen = normalise(patches, adapter.pixels, torch.bfloat16)
-        return glance(seen.unflatten(0, (-1, h * w))).unflatten(0, (seconds, -1))
+        return glance(grid)(seen.unflatten(0, (-1, grid[0] * grid[1]))).unflatten(0, (seconds, -1))
 
     return encode
 
@@ -180,23 +200,31 @@ def start(run: Path, courses: Sequence[Course], seed: int, size: SmallVLM) -> No
 
 def see(run: Path, args: argparse.Namespace) -> None:
     """Stage `see`: the tower, alone."""
-    adapter, size, usual = adapter_of(run, args.device), SmallVLM.of(run), USUAL[args.stage]
+    adapter, usual = adapter_of(run, args.device), USUAL[args.stage]
     courses = courses_of(args.sports, args.football)
     fields = fields_of([course.sport for course in courses])
-    pairs = Pairs(courses, adapter.pixels, args.seed + 1)
-    loader = DataLoader(pairs, batch_size=args.batch or usual.batch, num_workers=args.workers, prefetch_factor=4)
-    grid = (size.height // size.patch, size.width // size.patch)
-    batches = iter(loader)
-    whiten(adapter, batches, fresh=not (run / "seen.json").is_file())
+    kept = [name in args.keep for name in args.sports]
+    often = [1 / kept.count(keeps) for keeps in kept]  # half of the pairs for what is kept, half for what is learned
+    pairs = Pairs(courses, adapter.pixels, args.seed + 1, often=often)
+    loader = DataLoader(
+        pairs,
+        batch_size=args.batch or usual.batch,
+        num_workers=args.workers,
+        prefetch_factor=4,
+        collate_fn=by_grid,
+    )
+    before = copy.deepcopy(adapter.model.model.visual)
+    whiten(adapter, iter(loader), fresh=not (run / "seen.json").is_file())
     shares = look(
         adapter,
         iter(loader),
         fields,
-        grid,
         args.minutes or usual.minutes,
         partial(print, flush=True),
         args.lr or usual.lr,
         args.steps,
+        [number for number, keeps in enumerate(kept) if keeps],
+        before,
     )
     adapter.model.save_pretrained(run)
     (run / "seen.json").write_text(json.dumps({name: round(share, 3) for name, share in shares.items()}, indent=1))
@@ -215,16 +243,15 @@ def film_scenes(run: Path, args: argparse.Namespace) -> None:
 
 def speak(run: Path, args: argparse.Namespace) -> None:
     """Stages `read` and `talk`: the decoder, on scenes."""
-    adapter, size, usual = adapter_of(run, args.device), SmallVLM.of(run), USUAL[args.stage]
+    adapter, usual = adapter_of(run, args.device), USUAL[args.stage]
     adapter.model.model.visual.requires_grad_(False)  # with captions alone it forgets what `see` taught it
     tokenizer = adapter.tokenizer
     reading = args.stage == "read"
     window = WindowOptions(seconds=1, overlap=0, forget=1.0) if reading else WindowOptions(overlap=args.overlap)
     minutes, batch = args.minutes or usual.minutes, args.batch or usual.batch
 
-    def places(fps: int) -> VisionBlock:
-        grid = (fps // 2, size.height // size.patch, size.width // size.patch)
-        loc, advance = adapter.places(grid, 2 / fps)
+    def places(fps: int, grid: tuple[int, int]) -> VisionBlock:
+        loc, advance = adapter.places((fps // 2, *grid), 2 / fps)
         return VisionBlock(torch.empty(len(loc), 0), loc, advance)
 
     scripts = {q: Script(tokenizer, ScriptOptions(system=SYSTEM, query=q)) for q in (COMMENTATE, DESCRIBE)}
@@ -291,13 +318,23 @@ def main() -> None:
     parser.add_argument(
         "--overlap", type=int, default=WindowOptions().overlap, help="seconds that windows of talk share"
     )
-    parser.add_argument("--patch", type=int, default=SmallVLM().patch, help="pixels, for `build` (default 40)")
-    parser.add_argument("--merge", type=int, default=SmallVLM().merge, help="patches a side of a token (default 4)")
+    parser.add_argument(
+        "--keep",
+        nargs="+",
+        default=[],
+        choices=names,
+        help="of --sports, those whose tokens `see` leaves as they are while it learns the others",
+    )
+    sizes = "for `build`; later stages go by the run's card"
+    parser.add_argument("--patch", type=int, default=SmallVLM().patch, help=f"pixels (default 40), {sizes}")
+    parser.add_argument(
+        "--merge", type=int, default=SmallVLM().merge, help=f"patches a side of a token (default 4), {sizes}"
+    )
     parser.add_argument("--digits", type=float, default=4.0, help="loss weight of digits (default 4)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    size = SmallVLM.tiled(args.patch, args.merge)
+    size = SmallVLM.tiled(args.patch, args.merge, ArcadeCourse.frame)
     start(args.out, courses_of(args.sports, args.football), args.seed, size)
     if args.stage == "see":
         see(args.out, args)

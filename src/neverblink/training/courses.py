@@ -9,16 +9,20 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from neverblink.arcade.emulator import FRAMES_PER_SECOND
+from neverblink.arcade.emulator import FRAMES_PER_SECOND, HEIGHT, WIDTH
 from neverblink.arcade.sport import Second, Sport, sports
 from neverblink.errors import ConfigError
 from neverblink.football.commentary import FOOTBALL
 from neverblink.football.matches import FPS, Match, find_matches, is_held_out
+from neverblink.football.matches import HEIGHT as PITCH_HEIGHT
+from neverblink.football.matches import WIDTH as PITCH_WIDTH
 from neverblink.football.streams import football_stream
 from neverblink.football.truth import states
 
 BENCHMARK_SEEDS = 1_000_000  # from here up; training never draws them
 ARCADE_FPS = 8
+SHIFT = 6, 12  # pixels down and across by which a recorded picture is moved, at most
+LIGHT = 0.2  # by which its light is changed, at most
 
 
 class Course(Protocol):
@@ -26,6 +30,7 @@ class Course(Protocol):
 
     sport: Sport
     fps: int  # pictures of one second
+    frame: tuple[int, int]  # height and width of a picture
 
     def pairs(self, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
         """([2, height, width, 3] uint8 RGB, two pictures 1 / fps apart; the state at the second), not for ever."""
@@ -40,6 +45,8 @@ class ArcadeCourse:
     Args:
         per_game: pairs that one game gives.
     """
+
+    frame = HEIGHT, WIDTH
 
     def __init__(self, name: str, fps: int = ARCADE_FPS, per_game: int = 200):
         self.sport, self.fps, self.per_game = sports[name], fps, per_game
@@ -71,7 +78,7 @@ class FootballCourse:
         ConfigError: every match of the folder is kept for the benchmark.
     """
 
-    sport, fps = FOOTBALL, FPS
+    sport, fps, frame = FOOTBALL, FPS, (PITCH_HEIGHT, PITCH_WIDTH)
 
     def __init__(self, place: Path):
         self.matches = [path for path in find_matches(place) if not is_held_out(path)]
@@ -83,12 +90,28 @@ class FootballCourse:
         match = Match(self.matches[int(rng.integers(len(self.matches)))])
         shown = zip(match.frames(self.fps), states(match.record, self.fps), strict=True)
         for (before, _), (now, state) in pairwise(shown):
-            if rng.random() < 0.5:  # neighbours are alike; the rest comes another time
-                yield np.stack([before.pixels, now.pixels]), state
+            # Neighbours are alike, so most come another time; restarts are rare, so all are shown.
+            if state.restart or rng.random() < 0.25:
+                yield disturbed(np.stack([before.pixels, now.pixels]), rng), state
 
     def seconds(self, seed: int, length: int) -> Iterator[Second]:
         """From a kick-off on: the score bar is too small to be read, so nothing may begin inside a match."""
         return football_stream(self.matches, seed, length, self.fps)
+
+
+def disturbed(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Pictures [n, height, width, 3] uint8, all a little moved, and lighter or darker.
+
+    Recordings are few, and by its place and light a tower knows a picture again instead of understanding it.
+    """
+    down, across = (int(rng.integers(-most, most + 1)) for most in SHIFT)
+    edges = [(0, 0), (SHIFT[0], SHIFT[0]), (SHIFT[1], SHIFT[1]), (0, 0)]
+    height, width = pictures.shape[1:3]
+    moved = np.pad(pictures, edges, mode="edge")[:, SHIFT[0] + down :, SHIFT[1] + across :][:, :height, :width]
+    light, contrast = 1 + rng.uniform(-LIGHT, LIGHT, 2)
+    values = np.arange(256.0)
+    table = ((values - 128) * contrast + 128 * light).clip(0, 255).astype(np.uint8)
+    return table[moved]
 
 
 def courses_of(names: Sequence[str], football: Path | None) -> list[Course]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,7 +24,11 @@ from neverblink.models.qwen2_5_vl import Qwen25VL
 from neverblink.training.courses import Course
 from neverblink.vision.pixels import PixelOptions, cut, normalise, resize
 
+KEEP = 30.0  # loss weight of the drift of tokens that are to stay, as a share of their variance
 Field = tuple[str, int]  # name and number of classes
+Grid = tuple[int, int]  # height and width in patches
+# Pairs whose pictures have one grid: patches [pairs, patches, values] uint8, classes [pairs, fields] int64.
+Group = tuple[Grid, torch.Tensor, torch.Tensor]
 
 
 def fields_of(known: Sequence[Sport]) -> list[Field]:
@@ -34,18 +39,29 @@ def fields_of(known: Sequence[Sport]) -> list[Field]:
     return fields
 
 
-class Pairs(IterableDataset[tuple[np.ndarray, np.ndarray]]):
-    """Yields (patches uint8 of one pair of frames, classes [fields] int64, -1 where unknown) for ever.
+class Pairs(IterableDataset[tuple[Grid, np.ndarray, np.ndarray]]):
+    """Yields (grid, patches uint8 of one pair of frames, classes [fields] int64, -1 where unknown) for ever.
 
     Args:
-        courses: each is drawn equally often.
+        courses: what to draw from.
         live: streams that run side by side, of all courses together.
+        often: how often each course is drawn; () is equally often.
     """
 
-    def __init__(self, courses: Sequence[Course], pixels: PixelOptions, seed: int, live: int = 32):
+    def __init__(
+        self,
+        courses: Sequence[Course],
+        pixels: PixelOptions,
+        seed: int,
+        live: int = 32,
+        often: Sequence[float] = (),
+    ):
         self.courses, self.pixels, self.seed, self.live = tuple(courses), pixels, seed, live
+        ends = np.cumsum(often or [1.0] * len(courses))
+        # Stream i is of the course whose share of the streams i is in.
+        self._course_of = np.searchsorted(ends / ends[-1], (np.arange(live) + 0.5) / live).tolist()
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[tuple[Grid, np.ndarray, np.ndarray]]:
         worker = get_worker_info()
         rng = np.random.default_rng((self.seed, worker.id if worker else 0))
         fields = fields_of([course.sport for course in self.courses])
@@ -58,8 +74,8 @@ class Pairs(IterableDataset[tuple[np.ndarray, np.ndarray]]):
             else:
                 yield pair
 
-    def _one(self, number: int, seed: int, fields: list[Field]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        index = number % len(self.courses)
+    def _one(self, number: int, seed: int, fields: list[Field]) -> Iterator[tuple[Grid, np.ndarray, np.ndarray]]:
+        index = self._course_of[number]
         course = self.courses[index]
         columns = [fields.index(field) for field in course.sport.fields.items()]
         for pictures, state in course.pairs(seed):
@@ -67,7 +83,20 @@ class Pairs(IterableDataset[tuple[np.ndarray, np.ndarray]]):
             truth = np.full(len(fields), -1, np.int64)
             truth[0] = index
             truth[columns] = course.sport.measure(state)
-            yield cut(stack, self.pixels)[0].numpy(), truth
+            patches, (_, *grid) = cut(stack, self.pixels)
+            yield (grid[0], grid[1]), patches.numpy(), truth
+
+
+def by_grid(pairs: Sequence[tuple[Grid, np.ndarray, np.ndarray]]) -> list[Group]:
+    """A batch of `Pairs`, pictures of one shape together."""
+    groups: dict[Grid, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+    for grid, patches, truth in pairs:
+        groups[grid].append((patches, truth))
+    found: list[Group] = []
+    for grid, group in sorted(groups.items()):
+        patches, truth = zip(*group, strict=True)
+        found.append((grid, torch.from_numpy(np.stack(patches)), torch.from_numpy(np.stack(truth))))
+    return found
 
 
 class Whitened(torch.nn.Module):
@@ -106,13 +135,13 @@ class Whitened(torch.nn.Module):
 
 
 def whiten(
-    adapter: Qwen25VL, pairs: Iterator[list[torch.Tensor]], fresh: bool, seen: int = 1_500, rank: int = 1_536
+    adapter: Qwen25VL, batches: Iterator[list[Group]], fresh: bool, seen: int = 24_000, rank: int = 1_536
 ) -> None:
-    """Write the tower's patch embedding in the directions of the next `seen` pairs."""
+    """Write the tower's patch embedding in the directions of the next `seen` patches."""
     held: list[torch.Tensor] = []
     while sum(map(len, held)) < seen:
-        held.append(next(pairs)[0])
-    patches = normalise(torch.cat(held).flatten(0, 1), adapter.pixels).to(adapter.device)
+        held += [patches.flatten(0, 1) for _, patches, _ in next(batches)]
+    patches = normalise(torch.cat(held), adapter.pixels).to(adapter.device)
     proj = adapter.model.model.visual.patch_embed.proj
     torch.nn.utils.parametrize.register_parametrization(proj, "weight", Whitened(patches, rank, fresh))
 
@@ -164,19 +193,21 @@ class Glance:
 
 def look(
     adapter: Qwen25VL,
-    batches: Iterator[list[torch.Tensor]],
+    batches: Iterator[list[Group]],
     fields: Sequence[Field],
-    grid: tuple[int, int],
     minutes: float,
     report: Callable[[str], None],
     lr: float = 1e-3,
     steps: int = 1_000_000,
+    keep: Sequence[int] = (),
+    before: Any = None,
 ) -> dict[str, float]:
     """Train the vision tower in place until the time is over or the steps are done.
 
     Args:
-        batches: of `Pairs`.
-        grid: (h, w) in patches.
+        batches: of `Pairs`, by grid.
+        keep: numbers of sports whose tokens stay as near as can be to what `before`, a tower, gives for them, so that a
+            decoder that knows them has little to learn anew.
 
     Returns:
         field -> share of pairs read right, a moving average.
@@ -184,19 +215,32 @@ def look(
     sizes = [classes for _, classes in fields]
     head = torch.nn.Linear(adapter.model.config.text_config.hidden_size, sum(sizes)).to(adapter.device)
     tower = adapter.model.model.visual.train()
-    glance = Glance(tower, grid)
+    glances: dict[Grid, tuple[Glance, Glance | None]] = {}
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=lr, betas=(0.9, 0.95), fused=True)
     began, step = time.monotonic(), 0
     shares = [0.0] * len(sizes)
     while (done := max(step / steps, (time.monotonic() - began) / 60 / minutes)) < 1:
-        patches, truth = (t.to(adapter.device) for t in next(batches))
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 50) * (1 - 0.9 * done)
-        with torch.autocast(adapter.device.type, dtype=torch.bfloat16):
-            values = normalise(patches.flatten(0, 1), adapter.pixels, torch.bfloat16)
-            tokens = glance(values.unflatten(0, patches.shape[:2]))
-            # Their mean: a token that does not say where it is cannot help.
-            said = head(tokens.unflatten(0, (len(patches), -1)).mean(1)).float()
+        heard, truths, drifts = [], [], []
+        for grid, *tensors in next(batches):
+            patches, truth = (t.to(adapter.device) for t in tensors)
+            kept = torch.isin(truth[:, 0], torch.tensor(keep, dtype=truth.dtype, device=truth.device))
+            if grid not in glances:
+                glances[grid] = Glance(tower, grid), Glance(before, grid) if keep else None
+            glance, past = glances[grid]
+            with torch.autocast(adapter.device.type, dtype=torch.bfloat16):
+                values = normalise(patches.flatten(0, 1), adapter.pixels, torch.bfloat16)
+                values = values.unflatten(0, patches.shape[:2])
+                tokens = glance(values).unflatten(0, (len(patches), -1))
+                # Their mean: a token that does not say where it is cannot help.
+                heard.append(head(tokens.mean(1)).float())
+                truths.append(truth)
+                if past is not None and kept.any():
+                    with torch.no_grad():
+                        told = past(values[kept]).view_as(tokens[kept]).float()
+                    drifts.append((tokens[kept].float() - told).square().mean() / told.var())
+        said, truth = torch.cat(heard), torch.cat(truths)
         losses = []
         for column, logits in enumerate(said.split(sizes, 1)):
             rows = truth[:, column] >= 0
@@ -205,6 +249,9 @@ def look(
                 right = (logits[rows].argmax(-1) == truth[rows, column]).float().mean().item()
                 shares[column] = 0.9 * shares[column] + 0.1 * right if step else right
         loss = torch.stack(losses).mean()
+        drift = torch.stack(drifts).mean() if drifts else None
+        if drift is not None:
+            loss = loss + KEEP * drift
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
@@ -213,7 +260,8 @@ def look(
             each = " ".join(
                 f"{name.replace(' ', '_')} {share:.2f}" for (name, _), share in zip(fields, shares, strict=True)
             )
-            report(f"see step {step} minutes {done * minutes:.1f} loss {loss.item():.3f} {each}")
+            off = "" if drift is None else f" drift {drift.item():.4f}"
+            report(f"see step {step} minutes {done * minutes:.1f} loss {loss.item():.3f}{off} {each}")
         step += 1
     tower.eval()
     if torch.nn.utils.parametrize.is_parametrized(tower.patch_embed.proj):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,10 +21,18 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from neverblink.errors import ConfigError
 
 Query = str
-# A question that may be asked at the end of a second: kind, words, answer, and the second that the answer rests on.
-Quiz = tuple[str, str, str, int]
 PER_FILE = 100  # scenes
-TOLD = ("lines", "quizzes", "fps", "forgets")  # of a scene, in its file of words
+TOLD = ("lines", "grid", "quizzes", "fps", "forgets")  # of a scene, in its file of words
+
+
+class Quiz(NamedTuple):
+    """A question that may be asked at the end of a second."""
+
+    kind: str
+    question: str
+    answer: str
+    since: int  # the second that the answer rests on
+    recalled: Sequence[int] = ()  # seconds whose lines the journal finds for it, best first
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,7 @@ class Scene:
     Args:
         vision: [seconds, tokens, hidden] bfloat16, the tower's output second by second.
         lines: query -> what is to be said of each second under it; "" is silence.
+        grid: height and width of a picture in patches.
         quizzes: for each second the questions that may be asked at its end; () for none at all.
         fps: pictures a second, of which the tower makes its tokens two by two.
         forgets: a window may be shown without what was said before it: pictures tell all that is to be said.
@@ -40,6 +50,7 @@ class Scene:
 
     vision: torch.Tensor
     lines: dict[Query, list[str]]
+    grid: tuple[int, int]
     quizzes: Sequence[Sequence[Quiz]] = ()
     fps: int = 8
     forgets: bool = True
@@ -51,23 +62,27 @@ class Footage:
 
     patches: list[np.ndarray]
     lines: dict[Query, list[str]]
+    grid: tuple[int, int]
     quizzes: Sequence[Sequence[Quiz]] = ()
     fps: int = 8
     forgets: bool = True
+
+
+Encode = Callable[[torch.Tensor, tuple[int, int], int], torch.Tensor]
 
 
 class Encoded(IterableDataset[Scene]):
     """Endless scenes: footage from drawn seeds through a tower that is loaded in the worker.
 
     Args:
-        load: gives encode([patches, values] uint8, seconds) -> [seconds, tokens, hidden].
+        load: gives encode([patches, values] uint8, grid, seconds) -> [seconds, tokens, hidden].
         film: footage of a seed.
         seed: seeds are drawn from here; workers draw from different places.
     """
 
     def __init__(
         self,
-        load: Callable[[], Callable[[torch.Tensor, int], torch.Tensor]],
+        load: Callable[[], Encode],
         film: Callable[[int], Footage],
         seed: int,
     ):
@@ -82,8 +97,8 @@ class Encoded(IterableDataset[Scene]):
             footage = self.film(int(rng.integers(2**31)))
             patches = torch.from_numpy(np.concatenate(footage.patches))
             with torch.inference_mode():
-                vision = encode(patches, len(footage.patches)).to(torch.bfloat16)
-            yield Scene(vision.clone(), footage.lines, footage.quizzes, footage.fps, footage.forgets)
+                vision = encode(patches, footage.grid, len(footage.patches)).to(torch.bfloat16)
+            yield Scene(vision.clone(), **{name: getattr(footage, name) for name in TOLD})
 
 
 def collect(scenes: Encoded, folder: Path, seconds: int, workers: int, report: Callable[[str], None]) -> None:
@@ -122,11 +137,17 @@ def read(folder: Path) -> list[Scene]:
     for file in sorted(folder.glob("*.safetensors")):
         told = [json.loads(line) for line in file.with_suffix(".jsonl").read_text(encoding="utf-8").splitlines()]
         scenes += [
-            Scene(vision, **text) for (_, vision), text in zip(sorted(load_file(file).items()), told, strict=True)
+            Scene(vision, **_read_told(text))
+            for (_, vision), text in zip(sorted(load_file(file).items()), told, strict=True)
         ]
     if not scenes:
         raise ConfigError(f"no scenes in {folder}; run the stage `scenes` first")
     return scenes
+
+
+def _read_told(told: dict[str, Any]) -> dict[str, Any]:
+    quizzes = [[Quiz(*asked) for asked in second] for second in told["quizzes"]]
+    return {**told, "grid": tuple(told["grid"]), "quizzes": quizzes}
 
 
 def _first_lines(file: Path) -> Iterator[list[str]]:

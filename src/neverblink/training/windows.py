@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from neverblink.errors import ConfigError
+from neverblink.memory.recall import put_before
 from neverblink.models.base import VisionBlock
+from neverblink.options import StreamOptions
 from neverblink.script import Script
 from neverblink.training.samples import Sample, Spoken, previous_ids, write_sample
 from neverblink.training.scenes import Quiz, Scene
@@ -31,6 +34,7 @@ class WindowOptions:
     text_window: int = 384
     ask: float = 0.75  # share of windows with questions, where the scenes have any
     ask_often: float = 0.6  # share of the seconds of such a window after which there is one; after its last up to three
+    recall: float = 0.4  # share of the seconds with questions at which the journal is asked too, where it knows of them
     forget: float = 0.35  # share of windows that start without previous text, so that scores have to be read
     latest_start: float = 40_000.0  # seconds; streams start anywhere, so that no clock time is new
 
@@ -46,7 +50,7 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         scenes: what to cut.
         script_for: query -> the script under which a stream is written.
         share: query -> how often a window is written under it; a tensor in shared memory may change while workers run.
-        vision: pictures a second -> places of one second's vision tokens.
+        vision: pictures a second, (height, width) in patches -> places of one second's vision tokens.
         seed: order and draws follow from it; workers draw from different places.
         talk: the query whose lines may rest on what was said before, and under which questions are asked; lines under
             another tell only what is to be seen.
@@ -60,13 +64,13 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         scenes: Sequence[Scene],
         script_for: Callable[[str], Script],
         share: dict[str, torch.Tensor],
-        vision: Callable[[int], VisionBlock],
+        vision: Callable[[int, tuple[int, int]], VisionBlock],
         options: WindowOptions,
         seed: int,
         talk: str = "",
     ):
         self.scenes, self.script_for, self.share = scenes, script_for, share
-        self.vision = {fps: vision(fps) for fps in {scene.fps for scene in scenes}}
+        self.vision = {(fps, grid): vision(fps, grid) for fps, grid in {(scene.fps, scene.grid) for scene in scenes}}
         self.options, self.seed, self.talk = options, seed, talk
         step = options.seconds - options.overlap
         self.starts: list[tuple[int, int]] = [
@@ -93,37 +97,49 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         chances = np.array([float(share) for share in self.share.values()])
         query = list(self.share)[int(rng.choice(len(chances), p=chances / chances.sum()))]
         script, lines = self.script_for(query), scene.lines[query]
-        base = float(rng.integers(int(o.latest_start))) if rng.random() < 0.8 else float(first)
-        spoken = [Spoken(base + i, base + i + 1, self.vision[scene.fps], lines[first + i]) for i in range(o.seconds)]
+        base = first + (float(rng.integers(int(o.latest_start))) if rng.random() < 0.8 else 0.0)
+        vision = self.vision[scene.fps, scene.grid]
+        spoken = [Spoken(base + i, base + i + 1, vision, lines[first + i]) for i in range(o.seconds)]
         forgets = (scene.forgets or query != self.talk) and rng.random() < o.forget
         past = () if forgets else previous_ids(script, lines[:first], o.sink_tokens, o.text_window)
         if scene.quizzes and query == self.talk and rng.random() < o.ask:
             most = (rng.random(o.seconds) < o.ask_often).astype(int)
             most[-1] = rng.integers(1, 4)
             known = self._known(script, scene, lines, first, forgets)
-            spoken = [replace(s, asked=_pick(known(first + i), int(most[i]), rng)) for i, s in enumerate(spoken)]
+
+            def ask(now: int, number: int) -> tuple[tuple[str, str], ...]:
+                """After second `now`; with recall also what is not held, if the journal has the line for it."""
+                recalling = rng.random() < o.recall
+                possible = [q for q in scene.quizzes[now] if known(q) or (recalling and q.since in q.recalled)]
+                return tuple((words(q) if recalling else q.question, q.answer) for q in _pick(possible, number, rng))
+
+            def words(quiz: Quiz) -> str:
+                told = [(base + i - first, lines[i]) for i in quiz.recalled]
+                return put_before(quiz.question, told, partial(StreamOptions().askable, script))[0]
+
+            spoken = [replace(s, asked=ask(first + i, int(most[i]))) for i, s in enumerate(spoken)]
         return write_sample(script, spoken, past), scene.vision[first : first + o.seconds].flatten(0, 1)
 
     def _known(
         self, script: Script, scene: Scene, lines: list[str], first: int, forgets: bool
-    ) -> Callable[[int], list[Quiz]]:
-        """second -> the questions after it whose answers are still held."""
+    ) -> Callable[[Quiz], bool]:
+        """Whether the answer to a question is still held."""
         o = self.options
         sizes = np.cumsum([len(script.encode(line)) for line in lines[:first]]) if first else np.zeros(1)
         # Seconds whose words are all in the sink, and from which on all are in the window.
         sunk = int(np.searchsorted(sizes, o.sink_tokens, "right")) if not forgets else 0
         since = int(np.searchsorted(sizes, sizes[-1] - o.text_window, "left")) + 1
         since = first if forgets else 0 if sizes[-1] <= o.text_window + o.sink_tokens else since
-        return lambda now: [q for q in scene.quizzes[now] if q[3] >= since or q[3] < sunk]
+        return lambda quiz: quiz.since >= since or quiz.since < sunk
 
 
-def _pick(known: Sequence[Quiz], most: int, rng: np.random.Generator) -> tuple[tuple[str, str], ...]:
-    """Questions of different kinds with their answers."""
+def _pick(known: Sequence[Quiz], most: int, rng: np.random.Generator) -> Sequence[Quiz]:
+    """Questions of different kinds."""
     if not known or not most:
         return ()
-    often = np.array([REMEMBERED.get(q[0], 1.0) for q in known])
+    often = np.array([REMEMBERED.get(q.kind, 1.0) for q in known])
     chosen = rng.choice(len(known), min(len(known), most), replace=False, p=often / often.sum())
-    return tuple((known[i][1], known[i][2]) for i in chosen)
+    return [known[i] for i in chosen]
 
 
 @dataclass(frozen=True, slots=True)
