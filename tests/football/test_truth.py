@@ -61,6 +61,20 @@ def test_state_follows_the_ball(record: Record):
     assert 0 == at[25.5].speed_x  # the picture was cut; the ball did not fly from goal to centre
 
 
+def test_state_tells_who_is_near_the_ball_and_where_the_sides_stand(record: Record):
+    """In play the ten of a side stand in one row at x = -0.6 and 0.6; at a restart its number 7 is at the ball."""
+    at = {state.time: state for state in states(record, fps=2)}
+    assert (0, -1) == (at[1.0].owner, at[15.0].owner)
+    x, y = at[11.0].x, at[11.0].y
+    rows = np.linspace(-0.3, 0.3, 11)[1:]
+    for side, column in enumerate((-0.6, 0.6)):
+        assert at[11.0].reach[side] == pytest.approx(np.hypot(column - x, rows - y).min(), abs=2e-3)
+        assert at[11.0].block[side] == pytest.approx(column, abs=2e-3)  # without the keeper
+    taken = at[15.0]  # yellow's free kick: number 7 stands 0.01 behind the ball, blue's 0.06
+    assert taken.reach == pytest.approx((0.01, 0.06), abs=2e-3)
+    assert taken.block == pytest.approx(((9 * -0.6 + 0.19) / 10, (9 * 0.6 + 0.14) / 10), abs=2e-3)
+
+
 def test_only_a_shot_that_meets_the_keeper_is_one_and_is_saved(record: Record):
     """A defender's pass to his keeper is no shot; a shot that a post or a defender turns back is no save."""
     shot = next(step for step, _ in shots(record))
