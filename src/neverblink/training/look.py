@@ -24,7 +24,8 @@ from neverblink.models.qwen2_5_vl import Qwen25VL
 from neverblink.training.courses import Course
 from neverblink.vision.pixels import PixelOptions, cut, normalise, resize
 
-KEEP = 30.0  # loss weight of the drift of tokens that are to stay, as a share of their variance
+KEEP = 10.0  # loss weight of the drift of tokens that are to stay, as a share of their variance
+KNOWN = 0.2  # loss weight of naming the state of sports that are kept
 Field = tuple[str, int]  # name and number of classes
 Grid = tuple[int, int]  # height and width in patches
 # Pairs whose pictures have one grid: patches [pairs, patches, values] uint8, classes [pairs, fields] int64.
@@ -222,7 +223,7 @@ def look(
     while (done := max(step / steps, (time.monotonic() - began) / 60 / minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 50) * (1 - 0.9 * done)
-        heard, truths, drifts = [], [], []
+        heard, truths, stay, drifts = [], [], [], []
         for grid, *tensors in next(batches):
             patches, truth = (t.to(adapter.device) for t in tensors)
             kept = torch.isin(truth[:, 0], torch.tensor(keep, dtype=truth.dtype, device=truth.device))
@@ -236,19 +237,23 @@ def look(
                 # Their mean: a token that does not say where it is cannot help.
                 heard.append(head(tokens.mean(1)).float())
                 truths.append(truth)
+                stay.append(kept)
                 if past is not None and kept.any():
                     with torch.no_grad():
                         told = past(values[kept]).view_as(tokens[kept]).float()
                     drifts.append((tokens[kept].float() - told).square().mean() / told.var())
-        said, truth = torch.cat(heard), torch.cat(truths)
-        losses = []
-        for column, logits in enumerate(said.split(sizes, 1)):
-            rows = truth[:, column] >= 0
-            if rows.any():
-                losses.append(torch.nn.functional.cross_entropy(logits[rows], truth[rows, column]))
-                right = (logits[rows].argmax(-1) == truth[rows, column]).float().mean().item()
-                shares[column] = 0.9 * shares[column] + 0.1 * right if step else right
-        loss = torch.stack(losses).mean()
+        said, truth, old = torch.cat(heard), torch.cat(truths), torch.cat(stay)
+        loss = torch.zeros((), device=said.device)
+        for weight, those in ((1.0, ~old), (KNOWN, old)):
+            losses = []
+            for column, logits in enumerate(said.split(sizes, 1)):
+                rows = those & (truth[:, column] >= 0)
+                if rows.any():
+                    losses.append(torch.nn.functional.cross_entropy(logits[rows], truth[rows, column]))
+                    right = (logits[rows].argmax(-1) == truth[rows, column]).float().mean().item()
+                    shares[column] = 0.9 * shares[column] + 0.1 * right if step else right
+            if losses:
+                loss = loss + weight * torch.stack(losses).mean()
         drift = torch.stack(drifts).mean() if drifts else None
         if drift is not None:
             loss = loss + KEEP * drift
