@@ -51,7 +51,7 @@ ARROWS = {
     "presets": {"options", "kv", "script", "decoding"},
     "stream": {"eye", "options", "kv", "models.base", "script", "decoding"},
     "engine": {"stream", "options", "kv", "models.base", "script", "decoding", "sources"},
-    "model": {"stream", "engine", "options", "kv", "models", "script", "decoding", "sources", "arcade"},
+    "model": {"memory", "stream", "engine", "options", "kv", "models", "script", "decoding", "sources", "arcade"},
     "training": {
         "memory",  # questions are asked with lines of the journal, as the server asks them
         "stream",
@@ -68,7 +68,6 @@ ARROWS = {
     },
     "bench": {
         "engine",
-        "memory",
         "economy",
         "compress",
         "training",

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ import torch
 
 from neverblink.errors import ModelError, NeverblinkError
 from neverblink.kv.relocate import Positions
+from neverblink.memory.recall import Notes
 from neverblink.models import ABSENT, families
 from neverblink.models.base import Adapter, VisionBlock, drive
 from neverblink.models.bundled import Card, read_card
@@ -298,6 +300,7 @@ class Model:
         loop_tokens: int | None = None,
         kv_dtype: str = "",
         questions: Mapping[float, str] | Callable[[float], str | None] | None = None,
+        recall: bool = False,
         on_event: Callable[[str, str, float], None] | None = None,
         on_chunk: Callable[[Chunk], None] | None = None,
         pipeline: bool | None = None,
@@ -312,6 +315,7 @@ class Model:
             gate, encoder_cache, compress: ways to see less, see `StreamOptions`. loop_tokens, kv_dtype: see there too.
             questions: media second -> question, asked with the first chunk that ends at or after it; or a function
                 that is given the end of each chunk before the model sees it, and returns a question or None.
+            recall: put what was said about it since the beginning in front of each question, as far as it fits.
             on_event: told (type, text, media seconds) of what happens to the source.
             on_chunk: given each chunk before the model reads it, in the caller's thread.
             pipeline: read and encode the next chunk while this one is spoken, in a second thread, which then also
@@ -362,17 +366,25 @@ class Model:
             for chunk, question in asked(chunks(source, options.fps, options.chunk_seconds), seconds, questions):
                 yield chunk, question, see_ahead(chunk, question) if pipeline else None
 
-        with source:
+        with source, ExitStack() as stack:
+            notes = stack.enter_context(Notes(partial(options.askable, stream.script))) if recall else None
+
+            def step(chunk: Chunk, question: str | None, seen: VisionBlock | None) -> Caption:
+                show(chunk)
+                words = question if notes is None or question is None else notes.about(question)
+                caption = stream.step(chunk, words, seen=seen)
+                if notes is not None:
+                    notes.add(caption)
+                return replace(caption, question=question)
+
             coming = second_by_second(source)
             if not pipeline:
-                for chunk, question, _ in coming:
-                    show(chunk)
-                    yield stream.step(chunk, question)
+                for chunk, question, seen in coming:
+                    yield step(chunk, question, seen)
                 return
             with Ahead(coming, on_note=on_event or (lambda *_: None), free=source.close) as ahead:
                 for chunk, question, seen in ahead:
-                    show(chunk)
-                    yield stream.step(chunk, question, seen=seen)
+                    yield step(chunk, question, seen)
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

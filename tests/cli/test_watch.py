@@ -58,14 +58,27 @@ def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: py
     arguments += " --lora tuned"
     arguments += " --policy sliding --vision-window 8 --positions native --seed 3 --temperature 0.5 --start 1 --end 9"
     arguments += " --gate pixel:similarity=0.9 --encoder-cache stc --compress differential+stc --loop-tokens 200"
-    arguments += " --kv-dtype int8"
+    arguments += " --kv-dtype int8 --recall"
     assert (
-        main([*arguments.split(), "--realtime", "--pipeline", "--ask", "1.5:Who leads?", "--query", "the score"]) == 0
+        main(
+            [
+                *arguments.split(),
+                "--realtime",
+                "--pipeline",
+                "--recall",
+                "--ask",
+                "1.5:Who leads?",
+                "--query",
+                "the score",
+            ]
+        )
+        == 0
     )
     loaded = {"device": "cpu", "dtype": "float32", "attn": "eager", "revision": "r1", "lora": "tuned"}
     assert scripted.loaded == [("there", loaded)]
     assert scripted.watched[0] == {
         "source": "x.mp4",
+        "recall": True,
         "fps": 4.0,
         "seconds": 2.0,
         "policy": "sliding",
@@ -300,3 +313,7 @@ def test_open_serves_one_source_with_the_same_outputs(
     assert (True, False) == (options.loopback, options.folder.exists())
     assert main(["watch", "x.mp4", "--open", "--ask", "1:What?"]) == 2
     assert "--ask and --open do not go together" in capsys.readouterr().err
+    assert main(["watch", "x.mp4", "--open", "--recall"]) == 2
+    assert "--recall and --open do not go together" in capsys.readouterr().err
+    assert main(["watch", "x.mp4", "y.mp4", "--recall"]) == 2
+    assert "--recall is for one source, here are 2" in capsys.readouterr().err

@@ -14,9 +14,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neverblink.arcade.events import Claim, GameEvent, Score
@@ -26,9 +24,6 @@ from neverblink.bench.scoring import Line, Result, by_fifth, round4, score
 from neverblink.bench.spent import Spent, add_parts, smaller
 from neverblink.decoding.timing import cpu_time as by_cpu_time
 from neverblink.errors import BudgetError, ConfigError, NeverblinkError
-from neverblink.memory.journal import Journal
-from neverblink.memory.recall import recall as recall_lines
-from neverblink.types import Caption, Event
 
 if TYPE_CHECKING:
     from neverblink.kv.relocate import Positions
@@ -70,7 +65,7 @@ def run_quality(
         max_pixels: of one frame, after the resize; likewise.
         gate, encoder_cache, compress: ways to see less, see `StreamOptions`. kv_dtype: see there too.
         ask_every: seconds between two questions; 0 asks none. No question is remembered.
-        recall: questions come with the lines of the journal that they are about, as a server's `recall` puts them.
+        recall: see `Model.watch`.
         data: a folder of `match_*.mp4` + `match_*.npz` (football).
         cpu_time: times are CPU times of the thread, not wall times; for a machine that does other work too.
         video, truth: a file and its truth from `neverblink.training.data.write_mp4`, instead of a live game.
@@ -97,7 +92,6 @@ def run_quality(
         Memory(held["vision_seconds"], held["text_window"]) if {"vision_seconds", "text_window"} <= {*held} else None
     )
     quiz = Quiz(show.sport, seed, show.take, show.shown, ask_every or math.inf, show.start_score, memory)
-    notes = Notes(partial(model.options().askable, model.script())) if recall else None
     captions = model.watch(
         show.source,
         fps=show.fps,
@@ -105,7 +99,8 @@ def run_quality(
         policy_options=policy_options,
         positions=positions,
         seconds=seconds,
-        questions=quiz if notes is None else lambda end: notes.about(quiz(end)),
+        questions=quiz,
+        recall=recall,
         pipeline=False,  # the truth is taken from the game as it stands, so it must not run ahead
         gate=gate,
         encoder_cache=encoder_cache,
@@ -121,8 +116,6 @@ def run_quality(
             if sys.stderr.isatty():
                 print(f"\r{caption.end:.0f} of {seconds or 'all'} s", end="", file=sys.stderr, flush=True)
             quiz.hear(caption.answer)
-            if notes is not None:
-                notes.add(caption)
             if memory is not None:
                 memory.add(caption.end, 0 if caption.silent else caption.tokens)
             lines.append(Line(caption.start, caption.end, caption.text))
@@ -133,8 +126,6 @@ def run_quality(
         ended = f"after {lines[-1].end:.0f} s: {error}" if lines else str(error)
     finally:
         clock.close()
-        if notes is not None:
-            notes.close()
     if sys.stderr.isatty():
         print(file=sys.stderr)
     events = [*quiz.events, *show.take()]
@@ -164,34 +155,6 @@ def run_quality(
         "real_time_factor": round4(sum(latencies) / media_seconds),
         "ended": ended,
     }
-
-
-class Notes:
-    """A journal of one run, asked as the server's is.
-
-    Args:
-        fits: whether a question of these words may be asked.
-    """
-
-    def __init__(self, fits: Callable[[str], bool]):
-        self._fits = fits
-        self._folder = TemporaryDirectory()
-        self._journal = Journal(Path(self._folder.name) / "journal.db")
-        self._count = 0
-
-    def add(self, caption: Caption) -> None:
-        if not caption.silent:
-            said = Event(self._count, "", caption.start, caption.end, 0.0, "caption", caption.text, "")
-            self._journal.add(said)
-            self._count += 1
-
-    def about(self, question: str | None) -> str | None:
-        """The question with what is known about it."""
-        return question and recall_lines(self._journal, "", question, fits=self._fits).words
-
-    def close(self) -> None:
-        self._journal.close()
-        self._folder.cleanup()
 
 
 class Show(NamedTuple):

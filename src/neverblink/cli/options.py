@@ -35,6 +35,7 @@ class WatchOptions:
     temperature: float | None = None  # None: the model's own
     query: str | None = None  # what to look for; None: the model's own prompt
     ask: tuple[str, ...] = ()  # "SECONDS:QUESTION"
+    recall: bool = False  # put what was said about it in front of each question
     device: str | None = None
     dtype: str | None = None
     attn: str | None = None

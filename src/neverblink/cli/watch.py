@@ -82,6 +82,9 @@ def watch(
         list[str] | None,
         _option("A question at a second, such as '12.5:What is the score?'; may be repeated.", metavar="SECOND:TEXT"),
     ] = None,
+    recall: Annotated[
+        bool, _option("Put what was said about it so far in front of each question; for one source.")
+    ] = False,
     device: Annotated[str | None, _option("cpu, cuda, cuda:1 ...; else the best one found.")] = None,
     dtype: Annotated[
         str | None, _option("float32, bfloat16, float16, or int8 on a CPU; else what suits the device.")
@@ -187,6 +190,7 @@ def run(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
             name,
             **_how(options),
             realtime=_in_real_time(name, options),
+            recall=options.recall,
             on_event=note,
             **({} if journal is None else {"on_chunk": lambda chunk: journal.see(chunk.frames[-1].pixels)}),
         )
@@ -210,6 +214,8 @@ def run_many(names: list[str], options: WatchOptions, *, quiet: bool = False) ->
     from neverblink.outputs.console import Console
     from neverblink.sources import redact
 
+    if options.recall:
+        raise ConfigError(f"--recall is for one source, here are {len(names)}; leave it out, or ask `neverblink serve`")
     ids = {str(number): name for number, name in enumerate(names, start=1)}
     infos = {number: _ask(name, options) for number, name in ids.items()}
     _check_policy(options)
@@ -297,7 +303,12 @@ def run_page(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
     from neverblink.outputs.console import Console
 
     server = serve.parts()
-    for flag, given in (("--start", options.start), ("--end", options.end), ("--ask", options.ask)):
+    for flag, given in (
+        ("--start", options.start),
+        ("--end", options.end),
+        ("--ask", options.ask),
+        ("--recall", options.recall),
+    ):
         if given:
             raise ConfigError(f"{flag} and --open do not go together: the page is about now, and asks questions itself")
     _ask(name, options)

@@ -123,7 +123,7 @@ FOOTBALL = Sport(
     },
     measure=measure,
     states=frozenset({"goal", "new_match"}),
-    holds=frozenset({"turnover", "kick_off", *RESTARTS.values()}),
+    holds=frozenset({"turnover", "attack", "kick_off", *RESTARTS.values()}),
     shows_score=False,
     counted=COUNTED,
 )

@@ -6,10 +6,13 @@ Text and not old keys: feeding evicted keys again breaks a commentary that is in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple, Self
 
 from neverblink.memory.journal import Entry, Journal
 from neverblink.outputs.base import clock, plain
+from neverblink.types import Caption, Event
 
 HEAD = "previous text"
 MOST = 6  # lines
@@ -36,6 +39,36 @@ def recall(journal: Journal, stream_id: str, question: str, *, fits: Callable[[s
     best = lines_about(journal, stream_id, question)
     words, taken = put_before(question, [(entry.event.t_start, entry.event.text) for entry in best], fits)
     return Recalled(words, sorted(best[:taken], key=lambda entry: entry.row))
+
+
+class Notes:
+    """What one watch has said, in a journal that is gone with it, to be asked as a server's journal is.
+
+    Args:
+        fits: whether the model can take a question of these words.
+    """
+
+    def __init__(self, fits: Callable[[str], bool]):
+        self._fits, self._count = fits, 0
+
+    def __enter__(self) -> Self:
+        self._folder = TemporaryDirectory(prefix="neverblink-")
+        self._journal = Journal(Path(self._folder.name) / "journal.db")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._journal.close()
+        self._folder.cleanup()
+
+    def add(self, caption: Caption) -> None:
+        if not caption.silent:
+            said = Event(self._count, "", caption.start, caption.end, 0.0, "caption", caption.text, "")
+            self._journal.add(said)
+            self._count += 1
+
+    def about(self, question: str) -> str:
+        """The question with what was said of it in front."""
+        return recall(self._journal, "", question, fits=self._fits).words
 
 
 def lines_about(journal: Journal, stream_id: str, question: str, most: int = MOST) -> list[Entry]:
