@@ -201,6 +201,7 @@ def test_many_pictures_at_once_are_seen_as_one_by_one(tmp_path: Path):
     tokenizer = train_tokenizer(["the ball"] * 10, tmp_path, vocabulary=300)
     save(build(size, tokenizer), tokenizer, tmp_path, size, {})
     adapter = adapter_of(tmp_path)
+    assert ((160, 160), (160, 320)) == (fit(210, 160, adapter.pixels), fit(180, 320, adapter.pixels))
     pictures = torch.randn(5, 16, 9600)
     with torch.no_grad():
         at_once = Glance(adapter.model.model.visual, (4, 4))(pictures)
