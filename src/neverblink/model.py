@@ -371,11 +371,12 @@ class Model:
 
             def step(chunk: Chunk, question: str | None, seen: VisionBlock | None) -> Caption:
                 show(chunk)
-                words = question if notes is None or question is None else notes.about(question)
-                caption = stream.step(chunk, words, seen=seen)
-                if notes is not None:
-                    notes.add(caption)
-                return replace(caption, question=question)
+                if notes is None:
+                    return stream.step(chunk, question, seen=seen)
+                words = question and notes.about(question)
+                caption = replace(stream.step(chunk, words, seen=seen), question=question)
+                notes.add(caption)
+                return caption
 
             coming = second_by_second(source)
             if not pipeline:

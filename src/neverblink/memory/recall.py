@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple, Self
 
 from neverblink.memory.journal import Entry, Journal
-from neverblink.outputs.base import clock, plain
-from neverblink.types import Caption, Event
+from neverblink.outputs.base import Recorder, clock, plain
+from neverblink.types import Caption
 
 HEAD = "previous text"
 MOST = 6  # lines
+STREAM = "main"  # of a journal that has only one
 
 
 class Recalled(NamedTuple):
@@ -49,7 +50,7 @@ class Notes:
     """
 
     def __init__(self, fits: Callable[[str], bool]):
-        self._fits, self._count = fits, 0
+        self._fits, self._recorder = fits, Recorder(model="", stream_id=STREAM)
 
     def __enter__(self) -> Self:
         self._folder = TemporaryDirectory(prefix="neverblink-")
@@ -61,14 +62,12 @@ class Notes:
         self._folder.cleanup()
 
     def add(self, caption: Caption) -> None:
-        if not caption.silent:
-            said = Event(self._count, "", caption.start, caption.end, 0.0, "caption", caption.text, "")
-            self._journal.add(said)
-            self._count += 1
+        for event in self._recorder.caption(caption):
+            self._journal.add(event)
 
     def about(self, question: str) -> str:
         """The question with what was said of it in front."""
-        return recall(self._journal, "", question, fits=self._fits).words
+        return recall(self._journal, STREAM, question, fits=self._fits).words
 
 
 def lines_about(journal: Journal, stream_id: str, question: str, most: int = MOST) -> list[Entry]:

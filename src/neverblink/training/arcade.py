@@ -213,7 +213,7 @@ def see(run: Path, args: argparse.Namespace) -> None:
         prefetch_factor=4,
         collate_fn=by_grid,
     )
-    before = copy.deepcopy(adapter.model.model.visual)
+    before = copy.deepcopy(adapter.model.model.visual) if args.keep else None
     whiten(adapter, iter(loader), fresh=not (run / "seen.json").is_file())
     shares = look(
         adapter,

@@ -106,6 +106,7 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
             most = (rng.random(o.seconds) < o.ask_often).astype(int)
             most[-1] = rng.integers(1, 4)
             known = self._known(script, scene, lines, first, forgets)
+            fits = partial(StreamOptions().askable, script)
 
             def ask(now: int, number: int) -> tuple[tuple[str, str], ...]:
                 """After second `now`; with recall also what is not held, if the journal has the line for it."""
@@ -115,7 +116,7 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
 
             def words(quiz: Quiz) -> str:
                 told = [(base + i - first, lines[i]) for i in quiz.recalled]
-                return put_before(quiz.question, told, partial(StreamOptions().askable, script))[0]
+                return put_before(quiz.question, told, fits)[0]
 
             spoken = [replace(s, asked=ask(first + i, int(most[i]))) for i, s in enumerate(spoken)]
         return write_sample(script, spoken, past), scene.vision[first : first + o.seconds].flatten(0, 1)
