@@ -186,6 +186,20 @@ def test_recall_puts_what_fits_in_front_of_the_question(tmp_path: Path) -> None:
         assert ("Who scored?", [], "") == (nothing.words, nothing.entries, nothing.citation)
 
 
+def test_a_line_that_the_question_quotes_comes_alone(tmp_path: Path) -> None:
+    """A score is more than its figures: "1 to 12" holds those of "12 to 1" too. Words alone are no quotation."""
+    lines = ["Left scores, 1 to 12.", "Left scores, 12 to 1.", "Right made it 2 to 1.", "Right scores, 12 to 1."]
+    with Journal(tmp_path / "j.db") as journal:
+        told(journal, [*lines, "Right have had most in the last minute."])
+
+        def found(question: str) -> list[str]:
+            return texts(recall(journal, "a", question, fits=lambda words: True).entries)
+
+        assert [lines[1], lines[3]] == found("Who made it 12 to 1?")
+        assert lines[:3] == [text for text in found("Who made it 12 to 2?") if text in lines[:3]]  # quoted nowhere
+        assert lines[2] in found("How many points were made in the last minute?")
+
+
 def test_the_output_keeps_the_contract(tmp_path: Path) -> None:
     def read() -> list[str]:
         with Journal(tmp_path / "j.db", read_only=True) as journal:

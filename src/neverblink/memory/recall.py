@@ -5,6 +5,7 @@ Text and not old keys: feeding evicted keys again breaks a commentary that is in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from neverblink.types import Caption
 
 HEAD = "previous text"
 MOST = 6  # lines
+QUOTED = 3  # words with a number among them, one behind the other in a question and in a line: the question quotes it
 STREAM = "main"  # of a journal that has only one
 
 
@@ -71,8 +73,12 @@ class Notes:
 
 
 def lines_about(journal: Journal, stream_id: str, question: str, most: int = MOST) -> list[Entry]:
-    """The lines that a question is about, best first, no two of the same words."""
-    return _one_of_each(journal.search(question, stream_id, types=("caption",), limit=most * 4))[:most]
+    """The lines that a question is about, best first, no two of the same words; those that it quotes ("8 to 2"), if
+    there are any, alone."""
+    found = _one_of_each(journal.search(question, stream_id, types=("caption",), limit=most * 4))
+    quotes = {run for run in _runs(_words(question)) if any(word.isdigit() for word in run)}
+    quoted = [entry for entry in found if quotes & _runs(_words(entry.event.text))]
+    return (quoted or found)[:most]
 
 
 def put_before(question: str, lines: Sequence[tuple[float, str]], fits: Callable[[str], bool]) -> tuple[str, int]:
@@ -87,6 +93,15 @@ def put_before(question: str, lines: Sequence[tuple[float, str]], fits: Callable
         if fits(words):
             return words, taken
     return question, 0
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def _runs(words: Sequence[str]) -> set[tuple[str, ...]]:
+    """All runs of QUOTED words."""
+    return {tuple(words[n : n + QUOTED]) for n in range(len(words) - QUOTED + 1)}
 
 
 def _one_of_each(entries: list[Entry]) -> list[Entry]:
