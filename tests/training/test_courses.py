@@ -1,6 +1,6 @@
 """Material to learn from: games that the benchmark never draws, matches that it never shows."""
 
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -79,14 +79,17 @@ def test_pairs_of_a_match_are_neighbours_with_the_state_of_the_later_one(
 
 
 def test_a_restart_is_always_among_the_pairs(matches: Path, monkeypatch: pytest.MonkeyPatch):
-    """They are rare, and most other pictures are left out."""
+    """They are rare, and most other pictures are left out. In a stream it may be the first of two pictures or the
+    second, so it is to be named of both."""
     course = FootballCourse(matches)
     record = Match(course.matches[0]).record
     monkeypatch.setattr(course, "matches", course.matches[:1])
     true = [state.time for state in states(record, 2)][1:]
-    restarts = [state.time for state in states(record, 2) if state.restart and state.time > 0]
+    shown = list(states(record, 2))
+    restarts = [now.time for before, now in pairwise(shown) if now.restart or before.restart]
     seen = [state for _, state in course.pairs(1)]
     assert restarts == [state.time for state in seen if state.restart]
+    assert any(before.restart and not now.restart for before, now in pairwise(shown))
     assert len(seen) - len(restarts) < 0.5 * (len(true) - len(restarts))
 
 
@@ -130,9 +133,12 @@ def test_pairs_of_all_courses_are_drawn_and_marked(matches: Path):
             assert (truth[others] == -1).all()
 
 
-def test_a_match_on_film_is_what_was_played_and_asks_for_no_score_that_is_not_known(matches: Path):
+def test_a_match_on_film_is_what_was_played_and_asks_for_no_score_that_is_not_known(
+    matches: Path, monkeypatch: pytest.MonkeyPatch
+):
     """One temporal patch a second; the score is a matter of memory: whoever is asked for it must know of the last
     goal, and no window may begin without its past."""
+    monkeypatch.setattr("neverblink.football.remarks.TALLY", 5)  # the match is so short
     footage = film(3, courses_of(["football"], matches), PIXELS)
     assert (2, False) == (footage.fps, footage.forgets)
     assert len(footage.patches) == len(footage.lines[COMMENTATE]) == len(footage.lines[DESCRIBE])
@@ -140,6 +146,9 @@ def test_a_match_on_film_is_what_was_played_and_asks_for_no_score_that_is_not_kn
     assert (4, 8) == footage.grid
     goals = [i for i, line in enumerate(footage.lines[COMMENTATE]) if " to " in line]
     assert goals
+    told = [i for i in goals if "till" not in footage.lines[COMMENTATE][i]]  # not only told again
+    assert told == list(footage.turns)
+    assert set(told) < set(goals)
     for now, asked in enumerate(footage.quizzes):
         for kind, _, answer, since, _ in asked:
             if kind == "score":
@@ -151,5 +160,5 @@ def test_a_match_on_film_is_what_was_played_and_asks_for_no_score_that_is_not_kn
 def test_arcade_on_film_may_forget():
     torch.manual_seed(0)
     footage = film(4, courses_of(["boxing"], None), PIXELS)
-    assert (8, True) == (footage.fps, footage.forgets)
+    assert (8, True, []) == (footage.fps, footage.forgets, footage.turns)
     assert {(64, 9600)} == {patches.shape for patches in footage.patches}

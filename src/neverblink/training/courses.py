@@ -89,7 +89,9 @@ class FootballCourse:
         rng = np.random.default_rng(seed)
         match = Match(self.matches[int(rng.integers(len(self.matches)))])
         shown = zip(match.frames(self.fps), states(match.record, self.fps), strict=True)
-        for (before, _), (now, state) in pairwise(shown):
+        for (before, past), (now, state) in pairwise(shown):
+            # Many a restart lasts for one picture, which may be the first or the second of the two that a token shows.
+            state = state._replace(restart=state.restart or past.restart)
             # Neighbours are alike, so most come another time; restarts are rare, so all are shown.
             if state.restart or rng.random() < 0.25:
                 yield disturbed(np.stack([before.pixels, now.pixels]), rng), state
