@@ -26,7 +26,7 @@ from neverblink.training.loop import LoopOptions, optimizers_of, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encode, Encoded, Footage, Quiz, Scene, collect, read
 from neverblink.training.tokenizer import train_tokenizer
-from neverblink.training.windows import ROUND, WindowOptions, Windows, _pick, by_length, collate
+from neverblink.training.windows import ROUND, TURN, WindowOptions, Windows, _pick, by_length, collate
 from neverblink.types import Kind
 from neverblink.vision.pixels import PixelOptions, fit, normalise
 from tests.checkpoints import toy_checkpoint
@@ -40,7 +40,7 @@ def toy_film(seed: int) -> Footage:
     seconds = 5 + seed % 5
     patches = [np.full((TOKENS, 2), i, np.uint8) for i in range(seconds)]
     lines = {query: [f" {query} {seed} {i}" for i in range(seconds)] for query in QUERIES}
-    return Footage(patches, lines, (1, TOKENS), [[Quiz("last", "?", "!", 0, [0])]] * seconds)
+    return Footage(patches, lines, (1, TOKENS), [[Quiz("last", "?", "!", 0, [0])]] * seconds, turns=[seed % 5])
 
 
 def load() -> Encode:
@@ -63,6 +63,7 @@ def test_scenes_come_back_as_they_were_seen(tmp_path: Path, workers: int):
         assert (1, TOKENS) == scene.grid
         assert scene.quizzes[0] == [Quiz("last", "?", "!", 0, [0])]
         assert "last" == scene.quizzes[0][0].kind
+        assert [len(scene.vision) - 5] == scene.turns
     before = len(scenes)
     collect(Encoded(load, toy_film, 1), tmp_path, 40, 0, said.append)
     assert len(read(tmp_path)) == before
@@ -290,6 +291,14 @@ def test_a_size_fits_the_games_and_is_found_again(tmp_path: Path):
         assert size == SmallVLM.of(tmp_path)
     with pytest.raises(ConfigError, match="does not divide a picture of 160 x 160; choose patch and merge so that 120"):
         SmallVLM(patch=40, merge=3)
+
+
+def test_windows_that_change_what_is_to_be_remembered_come_more_often():
+    script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
+    scenes = [replace(scene, turns=(3,)) if n == 1 else scene for n, scene in enumerate(scenes_of(2, 9, HIDDEN))]
+    windows = windows_of(scenes, script, (0.0, 1.0), WindowOptions(seconds=4, overlap=2, forget=0.0))
+    times = {(n, start): TURN if n == 1 and start in (0, 2) else 1 for n in range(2) for start in (0, 2, 4)}
+    assert times == Counter(windows.starts)
 
 
 def test_what_no_picture_shows_is_asked_three_times_as_often():

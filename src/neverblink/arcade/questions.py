@@ -94,9 +94,10 @@ def questions(
         stands, age = standing
         ask("score", f"It is {SCORE.format(*stands)}.", age)
         ask("leader", f"{_leader(sport, stands).capitalize()}, {SCORE.format(*stands)}.", age)
-    if told:
-        ask("last", write([told[-1].claim], rng, sport).strip(), now - sport.visible_at(told[-1]))
-        ask("first", write([told[0].claim], rng, sport).strip(), now - sport.visible_at(told[0]))
+    happened = [event for event in told if event.kind not in sport.remarks]
+    if happened:
+        ask("last", write([happened[-1].claim], rng, sport).strip(), now - sport.visible_at(happened[-1]))
+        ask("first", write([happened[0].claim], rng, sport).strip(), now - sport.visible_at(happened[0]))
     made = [event for event in told if event.side and event.score and event.kind in sport.states]
     if made:
         points = rng.choice(made).score  # it may have stood so more than once: the last time counts
@@ -109,7 +110,7 @@ def questions(
         kind = rng.choice(sorted({event.kind for event in past}))
         event = [event for event in past if event.kind == kind][-1]
         ask("last_of", f"{event.side.capitalize()}.", now - sport.visible_at(event), noun=nouns[kind])
-    counts = _count(sport, told, now, rng, nouns)
+    counts = _count(sport, happened, now, rng, nouns)
     if counts is not None:
         asked.append(counts)
     known = [n for n in MINUTES if now >= 60 * n and _score_at(sport, told, now - 60 * n, start_score)]

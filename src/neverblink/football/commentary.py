@@ -33,6 +33,8 @@ PHRASES: dict[Kind, tuple[str, ...]] = {
     "booking": ("a card for {side}", "{side} are booked"),
     "sending_off": ("{side} have a man sent off",),
     "spell": ("{side} have had most of the ball", "mostly {side} in the last minute"),
+    "hold": ("{side} have it", "{side} have the ball"),
+    "tally": ("still {score}",),
 }
 # Kinds that can be asked for by number -> their names in questions.
 COUNTED: dict[Kind, str] = {
@@ -106,6 +108,8 @@ FOOTBALL = Sport(
         "third_goal": 2.4,
         "fourth_goal": 2.4,
         "spell": 0.0,
+        "hold": 0.0,
+        "tally": 0.0,
     },
     describe=describe_state,
     fields={
@@ -122,8 +126,9 @@ FOOTBALL = Sport(
         "blue block": BINS,
     },
     measure=measure,
-    states=frozenset({"goal", "new_match"}),
-    holds=frozenset({"turnover", "attack", "kick_off", *RESTARTS.values()}),
+    states=frozenset({"goal", "new_match", "tally"}),
+    holds=frozenset({"turnover", "attack", "hold", "kick_off", *RESTARTS.values()}),
+    remarks=frozenset({"hold", "tally"}),
     shows_score=False,
     counted=COUNTED,
 )

@@ -13,6 +13,7 @@ from neverblink.arcade.events import GameEvent
 from neverblink.arcade.sport import Second
 from neverblink.football.commentary import FOOTBALL
 from neverblink.football.matches import FPS, Match, find_matches
+from neverblink.football.remarks import remarks
 from neverblink.football.truth import events, states
 
 
@@ -24,11 +25,10 @@ def match_stream(match: Match, seed: int, fps: int = FPS, *, start: int = 0, dra
         start: media second of the kick-off; every time that is given is counted from the stream's beginning.
         draw: False decodes no video: `frames` are then empty.
     """
-    told = sorted(
-        (GameEvent(event.time + start, event.claim) for event in events(match.record)), key=FOOTBALL.visible_at
-    )
+    happened = sorted(events(match.record), key=FOOTBALL.visible_at)
+    said = sorted((*happened, *remarks(happened, match.seconds, FOOTBALL)), key=FOOTBALL.visible_at)
     by_second: dict[int, list[GameEvent]] = {}
-    for event in told:
+    for event in (GameEvent(event.time + start, event.claim) for event in said):
         by_second.setdefault(FOOTBALL.second_of(event), []).append(event)
     state_at = states(match.record, fps)
     pictures = match.frames(fps) if draw else None

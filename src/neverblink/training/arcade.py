@@ -10,7 +10,6 @@ what one second shows (nothing to copy from: it has to look), `talk` teaches the
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
 import json
 import random
@@ -130,6 +129,8 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
     patches: list[np.ndarray] = []
     lines: dict[str, list[str]] = {COMMENTATE: [], DESCRIBE: []}
     quizzes: list[list[Quiz]] = []
+    turns: list[int] = []
+    scoring = course.sport.states - course.sport.remarks
     with TemporaryDirectory() as folder, Journal(Path(folder) / "journal.db") as journal:
         quiz = Quizmaster(course.sport, seed, journal)
         for second in course.seconds(seed, int(rng.integers(40, 400))):
@@ -138,7 +139,10 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
             lines[COMMENTATE].append(second.text)
             lines[DESCRIBE].append(second.state_text)
             quizzes.append(quiz.after(second))
-    return Footage(patches, lines, grid_of(course, pixels), quizzes, course.fps, course.sport.shows_score)
+            if not course.sport.shows_score and any(event.kind in scoring for event in second.events):
+                turns.append(int(second.start))
+    shows = course.sport.shows_score
+    return Footage(patches, lines, grid_of(course, pixels), quizzes, course.fps, shows, turns)
 
 
 def grid_of(course: Course, pixels: PixelOptions) -> tuple[int, int]:
@@ -213,7 +217,7 @@ def see(run: Path, args: argparse.Namespace) -> None:
         prefetch_factor=4,
         collate_fn=by_grid,
     )
-    before = copy.deepcopy(adapter.model.model.visual) if args.keep else None
+    before = adapter_of(args.like or run, args.device).model.model.visual if args.keep else None
     whiten(adapter, iter(loader), fresh=not (run / "seen.json").is_file())
     shares = look(
         adapter,
@@ -324,6 +328,9 @@ def main() -> None:
         default=[],
         choices=names,
         help="of --sports, those whose tokens `see` leaves as they are while it learns the others",
+    )
+    parser.add_argument(
+        "--like", type=Path, help="run whose tower the tokens of --keep stay like (default: this one, as it is now)"
     )
     sizes = "for `build`; later stages go by the run's card"
     parser.add_argument("--patch", type=int, default=SmallVLM().patch, help=f"pixels (default 40), {sizes}")

@@ -25,7 +25,7 @@ from neverblink.training.courses import Course
 from neverblink.vision.pixels import PixelOptions, cut, normalise, resize
 
 KEEP = 10.0  # loss weight of the drift of tokens that are to stay, as a share of their variance
-KNOWN = 0.2  # loss weight of naming the state of sports that are kept
+KNOWN = 0.5  # loss weight of naming the state of sports that are kept
 Field = tuple[str, int]  # name and number of classes
 Grid = tuple[int, int]  # height and width in patches
 # Pairs whose pictures have one grid: patches [pairs, patches, values] uint8, classes [pairs, fields] int64.

@@ -22,7 +22,7 @@ from neverblink.errors import ConfigError
 
 Query = str
 PER_FILE = 100  # scenes
-TOLD = ("lines", "grid", "quizzes", "fps", "forgets")  # of a scene, in its file of words
+TOLD = ("lines", "grid", "quizzes", "fps", "forgets", "turns")  # of a scene, in its file of words
 
 
 class Quiz(NamedTuple):
@@ -46,6 +46,7 @@ class Scene:
         quizzes: for each second the questions that may be asked at its end; () for none at all.
         fps: pictures a second, of which the tower makes its tokens two by two.
         forgets: a window may be shown without what was said before it: pictures tell all that is to be said.
+        turns: seconds that change what has to be remembered from then on.
     """
 
     vision: torch.Tensor
@@ -54,6 +55,7 @@ class Scene:
     quizzes: Sequence[Sequence[Quiz]] = ()
     fps: int = 8
     forgets: bool = True
+    turns: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Footage:
     quizzes: Sequence[Sequence[Quiz]] = ()
     fps: int = 8
     forgets: bool = True
+    turns: Sequence[int] = ()
 
 
 Encode = Callable[[torch.Tensor, tuple[int, int], int], torch.Tensor]

@@ -19,6 +19,7 @@ from neverblink.training.samples import Sample, Spoken, previous_ids, write_samp
 from neverblink.training.scenes import Quiz, Scene
 
 ROUND = 32  # lengths of batches, so that the memory of one serves another
+TURN = 3  # times a window is drawn in which what has to be remembered changes: few do, and all later ones rest on them
 FIRST_WORD = 4.0  # loss weight of what is said first, silence included
 # How much rather than others a question is drawn: no picture shows its answer.
 REMEMBERED = {"first": 3.0, "made": 3.0, "last_of": 3.0, "count": 3.0}
@@ -34,7 +35,7 @@ class WindowOptions:
     text_window: int = 384
     ask: float = 0.75  # share of windows with questions, where the scenes have any
     ask_often: float = 0.6  # share of the seconds of such a window after which there is one; after its last up to three
-    recall: float = 0.4  # share of the seconds with questions at which the journal is asked too, where it knows of them
+    recall: float = 0.5  # share of the seconds with questions at which the journal is asked too, where it knows of them
     forget: float = 0.35  # share of windows that start without previous text, so that scores have to be read
     latest_start: float = 40_000.0  # seconds; streams start anywhere, so that no clock time is new
 
@@ -77,6 +78,7 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
             (i, start)
             for i, scene in enumerate(scenes)
             for start in range(0, len(scene.vision) - options.seconds + 1, step)
+            for _ in range(TURN if any(start <= turn < start + options.seconds for turn in scene.turns) else 1)
         ]
         if not self.starts:
             longest = max((len(scene.vision) for scene in scenes), default=0)
