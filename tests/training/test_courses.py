@@ -147,7 +147,7 @@ def test_a_match_on_film_is_what_was_played_and_asks_for_no_score_that_is_not_kn
     goals = [i for i, line in enumerate(footage.lines[COMMENTATE]) if " to " in line]
     assert goals
     told = [i for i in goals if "till" not in footage.lines[COMMENTATE][i]]  # not only told again
-    assert told == list(footage.turns)
+    assert told == [0, *footage.turns]
     assert set(told) < set(goals)
     for now, asked in enumerate(footage.quizzes):
         for kind, _, answer, since, _ in asked:

@@ -139,7 +139,9 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
             lines[COMMENTATE].append(second.text)
             lines[DESCRIBE].append(second.state_text)
             quizzes.append(quiz.after(second))
-            if not course.sport.shows_score and any(event.kind in scoring for event in second.events):
+            # Every stream begins with a new match, so that needs no repetition.
+            turned = any(event.kind in scoring for event in second.events) and len(patches) > 1
+            if turned and not course.sport.shows_score:
                 turns.append(int(second.start))
     shows = course.sport.shows_score
     return Footage(patches, lines, grid_of(course, pixels), quizzes, course.fps, shows, turns)

@@ -192,6 +192,67 @@ class Glance:
         return (x.float() * self.cos + turned.float() * self.sin).to(x.dtype)
 
 
+class Looks:
+    """What the tower and the head make of a batch, whatever grids its pictures have.
+
+    Args:
+        keep, before: as for `look`.
+    """
+
+    def __init__(self, adapter: Qwen25VL, head: torch.nn.Linear, keep: Sequence[int], before: Any):
+        self.adapter, self.head, self.before = adapter, head, before
+        self.keep = torch.tensor(list(keep), dtype=torch.int64, device=adapter.device)
+        self._glances: dict[Grid, tuple[Glance, Glance | None]] = {}
+
+    def __call__(self, batch: list[Group]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Logits [pairs, classes of all fields], classes [pairs, fields], and how far the tokens of kept sports are
+        from what they were, as a share of their variance; None without any."""
+        heard, truths, drifts = [], [], []
+        for grid, *tensors in batch:
+            patches, truth = (t.to(self.adapter.device) for t in tensors)
+            glance, past = self._glances_of(grid)
+            kept = self.kept(truth)
+            with torch.autocast(self.adapter.device.type, dtype=torch.bfloat16):
+                values = normalise(patches.flatten(0, 1), self.adapter.pixels, torch.bfloat16)
+                values = values.unflatten(0, patches.shape[:2])
+                tokens = glance(values).unflatten(0, (len(patches), -1))
+                # Their mean: a token that does not say where it is cannot help.
+                heard.append(self.head(tokens.mean(1)).float())
+                truths.append(truth)
+                if past is not None and kept.any():
+                    with torch.no_grad():
+                        told = past(values[kept]).view_as(tokens[kept]).float()
+                    drifts.append((tokens[kept].float() - told).square().mean() / told.var())
+        return torch.cat(heard), torch.cat(truths), torch.stack(drifts).mean() if drifts else None
+
+    def kept(self, truth: torch.Tensor) -> torch.Tensor:
+        """[pairs] bool: pairs of a sport that is kept."""
+        return torch.isin(truth[:, 0], self.keep)
+
+    def _glances_of(self, grid: Grid) -> tuple[Glance, Glance | None]:
+        if grid not in self._glances:
+            before = Glance(self.before, grid) if len(self.keep) else None
+            self._glances[grid] = Glance(self.adapter.model.model.visual, grid), before
+        return self._glances[grid]
+
+
+def _named(
+    logits: Sequence[torch.Tensor], truth: torch.Tensor, those: torch.Tensor
+) -> tuple[torch.Tensor, dict[int, float]]:
+    """Mean loss over the fields that some of `those` pairs have, and field -> share of them that is right.
+
+    Args:
+        logits: [pairs, classes] of each field. truth: [pairs, fields], -1 where unknown. those: [pairs] bool.
+    """
+    losses, right = [], {}
+    for column, told in enumerate(logits):
+        rows = those & (truth[:, column] >= 0)
+        if rows.any():
+            losses.append(torch.nn.functional.cross_entropy(told[rows], truth[rows, column]))
+            right[column] = (told[rows].argmax(-1) == truth[rows, column]).float().mean().item()
+    return torch.stack(losses).mean() if losses else torch.zeros((), device=truth.device), right
+
+
 def look(
     adapter: Qwen25VL,
     batches: Iterator[list[Group]],
@@ -216,47 +277,20 @@ def look(
     sizes = [classes for _, classes in fields]
     head = torch.nn.Linear(adapter.model.config.text_config.hidden_size, sum(sizes)).to(adapter.device)
     tower = adapter.model.model.visual.train()
-    glances: dict[Grid, tuple[Glance, Glance | None]] = {}
+    looks = Looks(adapter, head, keep, before)
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=lr, betas=(0.9, 0.95), fused=True)
     began, step = time.monotonic(), 0
     shares = [0.0] * len(sizes)
     while (done := max(step / steps, (time.monotonic() - began) / 60 / minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 50) * (1 - 0.9 * done)
-        heard, truths, stay, drifts = [], [], [], []
-        for grid, *tensors in next(batches):
-            patches, truth = (t.to(adapter.device) for t in tensors)
-            kept = torch.isin(truth[:, 0], torch.tensor(keep, dtype=truth.dtype, device=truth.device))
-            if grid not in glances:
-                glances[grid] = Glance(tower, grid), Glance(before, grid) if keep else None
-            glance, past = glances[grid]
-            with torch.autocast(adapter.device.type, dtype=torch.bfloat16):
-                values = normalise(patches.flatten(0, 1), adapter.pixels, torch.bfloat16)
-                values = values.unflatten(0, patches.shape[:2])
-                tokens = glance(values).unflatten(0, (len(patches), -1))
-                # Their mean: a token that does not say where it is cannot help.
-                heard.append(head(tokens.mean(1)).float())
-                truths.append(truth)
-                stay.append(kept)
-                if past is not None and kept.any():
-                    with torch.no_grad():
-                        told = past(values[kept]).view_as(tokens[kept]).float()
-                    drifts.append((tokens[kept].float() - told).square().mean() / told.var())
-        said, truth, old = torch.cat(heard), torch.cat(truths), torch.cat(stay)
-        loss = torch.zeros((), device=said.device)
-        for weight, those in ((1.0, ~old), (KNOWN, old)):
-            losses = []
-            for column, logits in enumerate(said.split(sizes, 1)):
-                rows = those & (truth[:, column] >= 0)
-                if rows.any():
-                    losses.append(torch.nn.functional.cross_entropy(logits[rows], truth[rows, column]))
-                    right = (logits[rows].argmax(-1) == truth[rows, column]).float().mean().item()
-                    shares[column] = 0.9 * shares[column] + 0.1 * right if step else right
-            if losses:
-                loss = loss + weight * torch.stack(losses).mean()
-        drift = torch.stack(drifts).mean() if drifts else None
-        if drift is not None:
-            loss = loss + KEEP * drift
+        said, truth, drift = looks(next(batches))
+        logits, old = said.split(sizes, 1), looks.kept(truth)
+        learned, right = _named(logits, truth, ~old)
+        known, right_of_old = _named(logits, truth, old)
+        loss = learned + KNOWN * known + (KEEP * drift if drift is not None else 0.0)
+        for column, share in (*right.items(), *right_of_old.items()):
+            shares[column] = 0.9 * shares[column] + 0.1 * share if step else share
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
