@@ -19,7 +19,7 @@ from neverblink.training.samples import Sample, Spoken, previous_ids, write_samp
 from neverblink.training.scenes import Quiz, Scene
 
 ROUND = 32  # lengths of batches, so that the memory of one serves another
-TURN = 3  # times a window is drawn in which what has to be remembered changes: few do, and all later ones rest on them
+TURN = 5  # times a window is drawn in which what has to be remembered changes: few do, and all later ones rest on them
 FIRST_WORD = 4.0  # loss weight of what is said first, silence included
 # How much rather than others a question is drawn: no picture shows its answer.
 REMEMBERED = {"first": 3.0, "made": 3.0, "last_of": 3.0, "count": 3.0}
