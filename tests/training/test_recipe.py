@@ -2,6 +2,7 @@
 
 import json
 import re
+from argparse import Namespace
 from collections import Counter
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -19,7 +20,7 @@ from neverblink.model import Model
 from neverblink.models.base import VisionBlock
 from neverblink.outputs.base import clock
 from neverblink.script import Script, ScriptOptions
-from neverblink.training.arcade import COMMENTATE, adapter_of, film
+from neverblink.training.arcade import COMMENTATE, adapter_of, film, see
 from neverblink.training.courses import ArcadeCourse, courses_of
 from neverblink.training.look import Glance, Pairs, by_grid, fields_of, look, whiten
 from neverblink.training.loop import LoopOptions, optimizers_of, train
@@ -335,7 +336,38 @@ def test_a_sport_is_learned_while_the_others_stay(tmp_path: Path):
         drifts[keep] = float((now - past)[old].square().mean() / past[old].var())
         assert ("drift" in lines[-1]) == bool(keep)
         assert shares["white units"] > 0.5
+        assert shares["there"] > 0.5  # of Pong: what is kept is named too
     assert drifts[(0,)] < 0.1 * drifts[()]
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: bool):
+    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
+    runs = [tmp_path / "run", tmp_path / "like"]
+    for seed, run in enumerate(runs):
+        torch.manual_seed(seed)
+        run.mkdir()
+        tokenizer = train_tokenizer(["the ball"] * 10, run, vocabulary=300)
+        save(build(size, tokenizer), tokenizer, run, size, {})
+    seen = {}
+
+    def looked(adapter: object, batches: object, fields: object, *rest: object) -> dict[str, float]:
+        *_, seen["keep"], seen["before"] = rest
+        return {"there": 1.0}
+
+    monkeypatch.setattr("neverblink.training.arcade.look", looked)
+    monkeypatch.setattr("neverblink.training.arcade.whiten", lambda *args, **options: None)
+    asked = Namespace(stage="see", sports=["pong", "boxing"], keep=["boxing"], like=runs[1] if other else None)
+    asked.football, asked.seed, asked.batch, asked.workers, asked.device = None, 0, 4, 0, "cpu"
+    asked.minutes, asked.lr, asked.steps = 1.0, 1e-3, 1
+    # Without workers a loader has no batches to fetch ahead.
+    monkeypatch.setattr("neverblink.training.arcade.DataLoader", lambda *args, **options: iter(()))
+    see(runs[0], asked)
+    weights = [adapter_of(run).model.model.visual.blocks[0].attn.qkv.weight for run in runs]
+    assert [1] == seen["keep"]
+    torch.testing.assert_close(seen["before"].blocks[0].attn.qkv.weight, weights[other])
+    assert not torch.equal(*weights)
+    assert {"there": 1.0} == json.loads((runs[0] / "seen.json").read_text())
 
 
 def test_fields_are_shared_by_name_and_size():
