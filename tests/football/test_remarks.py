@@ -14,7 +14,7 @@ from tests.football.recording import write_match
 
 def told(*events: tuple[float, Claim], seconds: int) -> list[tuple[float, Claim]]:
     happened = [GameEvent(time, claim) for time, claim in events]
-    return [(event.time, event.claim) for event in remarks(happened, seconds, FOOTBALL)]
+    return [(event.time, event.claim) for event in remarks(happened, seconds)]
 
 
 def test_a_silence_ends_with_who_has_the_ball():

@@ -22,6 +22,7 @@ from neverblink.outputs.base import clock
 from neverblink.script import Script, ScriptOptions
 from neverblink.training.arcade import COMMENTATE, adapter_of, film, see
 from neverblink.training.courses import ArcadeCourse, courses_of
+from neverblink.training.export import export
 from neverblink.training.look import Glance, Pairs, by_grid, fields_of, look, whiten
 from neverblink.training.loop import LoopOptions, optimizers_of, train
 from neverblink.training.recipes import SmallVLM, build, save
@@ -368,6 +369,29 @@ def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypat
     torch.testing.assert_close(seen["before"].blocks[0].attn.qkv.weight, weights[other])
     assert not torch.equal(*weights)
     assert {"there": 1.0} == json.loads((runs[0] / "seen.json").read_text())
+
+
+def test_several_runs_are_exported_as_the_mean_of_their_weights(tmp_path: Path):
+    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
+    runs = [tmp_path / name for name in "abc"]
+    for seed, run in enumerate(runs):
+        torch.manual_seed(seed)
+        run.mkdir()
+        tokenizer = train_tokenizer(["the ball"] * 10, run, vocabulary=300)
+        shape = size if seed < 2 else replace(size, mlp=32)
+        save(build(shape, tokenizer), tokenizer, run, shape, {"training": {}})
+        (run / "log.jsonl").write_text(f'{{"step": 1}}\n{{"step": {seed + 7}}}\n')
+    export(runs[:2], tmp_path / "to")
+    found, *parts = (dict(adapter_of(run).model.named_parameters()) for run in (tmp_path / "to", *runs[:2]))
+    for name, weight in found.items():
+        mean = (parts[0][name] + parts[1][name]) / 2
+        torch.testing.assert_close(weight, mean.bfloat16().float(), rtol=0, atol=0)
+    told = json.loads((tmp_path / "to" / "neverblink.json").read_text())["training"]
+    assert ({"step": 8}, [{"step": 7}, {"step": 8}]) == (told["last_log_line"], told["mean_of"])
+    export(runs[:1], tmp_path / "to")
+    assert "mean_of" not in json.loads((tmp_path / "to" / "neverblink.json").read_text())["training"]
+    with pytest.raises(ConfigError, match=r"\(64, 64\) in .*a and \(32, 64\) in .*c: no mean"):
+        export([runs[0], runs[2]], tmp_path / "to")
 
 
 def test_fields_are_shared_by_name_and_size():

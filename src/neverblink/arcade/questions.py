@@ -81,6 +81,7 @@ def questions(
         shown: that of the newest picture, where pictures show a score; else the events tell it.
     """
     told = sorted((event for event in events if sport.visible_at(event) <= now), key=sport.visible_at)
+    happened = [event for event in told if event.kind not in sport.remarks]
     nouns = _default_nouns(sport) if sport.counted is None else sport.counted
     asked: list[Asked] = []
 
@@ -94,17 +95,16 @@ def questions(
         stands, age = standing
         ask("score", f"It is {SCORE.format(*stands)}.", age)
         ask("leader", f"{_leader(sport, stands).capitalize()}, {SCORE.format(*stands)}.", age)
-    happened = [event for event in told if event.kind not in sport.remarks]
     if happened:
         ask("last", write([happened[-1].claim], rng, sport).strip(), now - sport.visible_at(happened[-1]))
         ask("first", write([happened[0].claim], rng, sport).strip(), now - sport.visible_at(happened[0]))
-    made = [event for event in told if event.side and event.score and event.kind in sport.states]
+    made = [event for event in happened if event.side and event.score and event.kind in sport.states]
     if made:
         points = rng.choice(made).score  # it may have stood so more than once: the last time counts
         assert points is not None
         event = [event for event in made if event.score == points][-1]
         ask("made", f"{event.side.capitalize()}.", now - sport.visible_at(event), score=SCORE.format(*points))
-    past = [event for event in told if event.kind in nouns and event.side]
+    past = [event for event in happened if event.kind in nouns and event.side]
     if past:
         # By kind first: else nearly every question would be about the commonest event.
         kind = rng.choice(sorted({event.kind for event in past}))

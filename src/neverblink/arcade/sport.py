@@ -76,7 +76,7 @@ class Sport:
         measure: state -> one class for each field; -1 where the picture does not tell.
         states: kinds whose statement of the score is judged.
         holds: kinds after which their side has the ball, until another of them is told.
-        remarks: kinds that tell how things are, not what happened: no question asks for them.
+        remarks: kinds that tell how things are, not what happened: only a score that they tell is asked for.
         shows_score: pictures show the score large enough to be read.
         counted: kinds that may be asked for by number -> their names in the plural; None counts every kind with a side.
     """

@@ -26,10 +26,10 @@ def match_stream(match: Match, seed: int, fps: int = FPS, *, start: int = 0, dra
         draw: False decodes no video: `frames` are then empty.
     """
     happened = sorted(events(match.record), key=FOOTBALL.visible_at)
-    said = sorted((*happened, *remarks(happened, match.seconds, FOOTBALL)), key=FOOTBALL.visible_at)
     by_second: dict[int, list[GameEvent]] = {}
-    for event in (GameEvent(event.time + start, event.claim) for event in said):
-        by_second.setdefault(FOOTBALL.second_of(event), []).append(event)
+    for event in (*happened, *remarks(happened, match.seconds)):
+        later = GameEvent(event.time + start, event.claim)
+        by_second.setdefault(FOOTBALL.second_of(later), []).append(later)
     state_at = states(match.record, fps)
     pictures = match.frames(fps) if draw else None
     for second in range(start, start + match.seconds):

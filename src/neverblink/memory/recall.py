@@ -18,7 +18,6 @@ from neverblink.types import Caption
 HEAD = "previous text"
 MOST = 6  # lines
 QUOTED = 3  # words with a number among them, one behind the other in a question and in a line: the question quotes it
-STREAM = "main"  # of a journal that has only one
 
 
 class Recalled(NamedTuple):
@@ -33,7 +32,7 @@ class Recalled(NamedTuple):
         return " ".join(f"[{clock(entry.event.t_start)}]" for entry in self.entries)
 
 
-def recall(journal: Journal, stream_id: str, question: str, *, fits: Callable[[str], bool]) -> Recalled:
+def recall(journal: Journal, stream_id: str | None, question: str, *, fits: Callable[[str], bool]) -> Recalled:
     """Put the lines that a question is about in front of it, as many as fit.
 
     Args:
@@ -52,7 +51,7 @@ class Notes:
     """
 
     def __init__(self, fits: Callable[[str], bool]):
-        self._fits, self._recorder = fits, Recorder(model="", stream_id=STREAM)
+        self._fits, self._recorder = fits, Recorder(model="")
 
     def __enter__(self) -> Self:
         self._folder = TemporaryDirectory(prefix="neverblink-")
@@ -69,16 +68,17 @@ class Notes:
 
     def about(self, question: str) -> str:
         """The question with what was said of it in front."""
-        return recall(self._journal, STREAM, question, fits=self._fits).words
+        return recall(self._journal, None, question, fits=self._fits).words
 
 
-def lines_about(journal: Journal, stream_id: str, question: str, most: int = MOST) -> list[Entry]:
+def lines_about(journal: Journal, stream_id: str | None, question: str, most: int = MOST) -> list[Entry]:
     """The lines that a question is about, best first, no two of the same words; those that it quotes ("8 to 2"), if
     there are any, alone."""
-    found = _one_of_each(journal.search(question, stream_id, types=("caption",), limit=most * 4))
-    quotes = {run for run in _runs(_words(question)) if any(word.isdigit() for word in run)}
-    quoted = [entry for entry in found if quotes & _runs(_words(entry.event.text))]
-    return (quoted or found)[:most]
+    for words in (_quotes(question), question):
+        found = journal.search(words, stream_id, types=("caption",), limit=most * 4)
+        if found:
+            return _one_of_each(found)[:most]
+    return []
 
 
 def put_before(question: str, lines: Sequence[tuple[float, str]], fits: Callable[[str], bool]) -> tuple[str, int]:
@@ -95,13 +95,11 @@ def put_before(question: str, lines: Sequence[tuple[float, str]], fits: Callable
     return question, 0
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
-def _runs(words: Sequence[str]) -> set[tuple[str, ...]]:
-    """All runs of QUOTED words."""
-    return {tuple(words[n : n + QUOTED]) for n in range(len(words) - QUOTED + 1)}
+def _quotes(question: str) -> str:
+    """What lines might be quoted, as the journal takes phrases: '"made it 8" "it 8 to" "8 to 2"'; "" for nothing."""
+    words = re.findall(r"\w+", question)
+    runs = (words[n : n + QUOTED] for n in range(len(words) - QUOTED + 1))
+    return " ".join(f'"{" ".join(run)}"' for run in runs if any(word.isdigit() for word in run))
 
 
 def _one_of_each(entries: list[Entry]) -> list[Entry]:

@@ -119,7 +119,7 @@ class Quizmaster:
     def _recalled(self, question: str) -> list[int]:
         if self.journal is None:
             return []
-        return [int(entry.event.t_start) for entry in lines_about(self.journal, "", question)]
+        return [int(entry.event.t_start) for entry in lines_about(self.journal, None, question)]
 
 
 def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
@@ -130,7 +130,8 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
     lines: dict[str, list[str]] = {COMMENTATE: [], DESCRIBE: []}
     quizzes: list[list[Quiz]] = []
     turns: list[int] = []
-    scoring = course.sport.states - course.sport.remarks
+    shows = course.sport.shows_score
+    scoring = frozenset() if shows else course.sport.states - course.sport.remarks
     with TemporaryDirectory() as folder, Journal(Path(folder) / "journal.db") as journal:
         quiz = Quizmaster(course.sport, seed, journal)
         for second in course.seconds(seed, int(rng.integers(40, 400))):
@@ -139,11 +140,10 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
             lines[COMMENTATE].append(second.text)
             lines[DESCRIBE].append(second.state_text)
             quizzes.append(quiz.after(second))
+            now = len(patches) - 1
             # Every stream begins with a new match, so that needs no repetition.
-            turned = any(event.kind in scoring for event in second.events) and len(patches) > 1
-            if turned and not course.sport.shows_score:
-                turns.append(int(second.start))
-    shows = course.sport.shows_score
+            if now and any(event.kind in scoring for event in second.events):
+                turns.append(now)
     return Footage(patches, lines, grid_of(course, pixels), quizzes, course.fps, shows, turns)
 
 
@@ -341,6 +341,8 @@ def main() -> None:
     )
     parser.add_argument("--digits", type=float, default=4.0, help="loss weight of digits (default 4)")
     args = parser.parse_args()
+    if args.like and not args.keep:
+        parser.error("--like tells what the sports of --keep stay like; name them with --keep, or leave --like out")
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     size = SmallVLM.tiled(args.patch, args.merge, ArcadeCourse.frame)

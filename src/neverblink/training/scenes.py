@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,6 @@ from neverblink.errors import ConfigError
 
 Query = str
 PER_FILE = 100  # scenes
-TOLD = ("lines", "grid", "quizzes", "fps", "forgets", "turns")  # of a scene, in its file of words
 
 
 class Quiz(NamedTuple):
@@ -71,6 +70,7 @@ class Footage:
     turns: Sequence[int] = ()
 
 
+TOLD = tuple(field.name for field in fields(Footage) if field.name != "patches")  # of a scene, in its file of words
 Encode = Callable[[torch.Tensor, tuple[int, int], int], torch.Tensor]
 
 
