@@ -273,6 +273,16 @@ def test_end_is_drawn_until_the_new_set():
     np.testing.assert_array_equal(drawn_board((0, 0)), board_of(game.pixels))
 
 
+def test_a_pause_that_the_console_never_ends_is_ended():
+    game = TennisGame(1_000_001, start_score="random")
+    last, longest = 0.0, 0.0
+    for state in islice(game, 240 * 60):  # the console stops counting after 208 s
+        for event in game.take_events():
+            last = event.time
+        longest = max(longest, state.time - last)
+    assert 3 < longest < 8
+
+
 def test_ends_change_with_the_games_wherever_a_stream_starts():
     """Pink is above after 0, 3, 4, 7 ... games and servers alternate, as in a set that was played from 0 to 0."""
     above, servers = dict[int, set[bool]](), dict[int, set[str]]()

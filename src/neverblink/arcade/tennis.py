@@ -30,6 +30,7 @@ PINK_POINTS, BLUE_POINTS, PINK_GAMES, BLUE_GAMES, SOUND, PAUSE, BLUE_IS_UP = 69,
 BALL_X_OFFSET, PLAYER_X_OFFSET, PLAYER_TOP, BALL_TOP = -2, -1, 166, 189
 GONE = 2  # the ball's column byte when it has left the court: nothing is drawn
 NO_PAUSE = 255  # else the frames until the next serve
+STUCK_PAUSE = 127  # once in some hours a game's end leaves it so, and it never counts; else it starts below that
 STROKE = 2  # frames that the sound of a stroke has left when it starts; in play no other sound is as long
 
 SIGNS = ("0", "1", "2", "3", "4", "5", "6", "7", "DEU", "CE", "AD", "IN", "OUT", "0", "15", "30", "40")
@@ -168,6 +169,8 @@ class TennisGame:
         if self._emulator.over:
             return self._hold()
         self._emulator.step(self._choose(before))
+        if self._emulator.ram[PAUSE] == STUCK_PAUSE and not self._emulator.over:
+            self._emulator.poke(PAUSE, STUCK_PAUSE - 1)  # what it holds in any other pause
         stroke = bool(self._emulator.ram[SOUND] == STROKE)
         after = self._look(stroke)
         if stroke and after.ball_dy:
