@@ -157,6 +157,48 @@ def test_a_match_on_film_is_what_was_played_and_asks_for_no_score_that_is_not_kn
                 assert answer.removeprefix("It is ").rstrip(".") in footage.lines[COMMENTATE][last]
 
 
+def test_clips_begin_with_a_kick_off_and_many_show_a_goal(matches: Path, monkeypatch: pytest.MonkeyPatch):
+    """The same from the same seed; whoever is held out is in none; the pictures of one clip are moved as one."""
+    monkeypatch.setattr("neverblink.training.courses.CLIPPED", 1.0)
+    monkeypatch.setattr("neverblink.training.courses.CLIP", (6, 12))
+    seen: list[np.random.Generator] = []
+
+    def spy(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        seen.append(rng)
+        return disturbed(pictures, rng)
+
+    monkeypatch.setattr("neverblink.training.courses.disturbed", spy)
+    course = FootballCourse(matches)
+    stream = list(islice(course.seconds(4, 300), 300))
+    again = list(islice(course.seconds(4, 300), 300))
+    assert [second.text for second in stream] == [second.text for second in again]
+    assert all((a.frames == b.frames).all() for a, b in zip(stream, again, strict=True))
+    openings = [int(s.start) for s in stream if any(event.kind == "new_match" for event in s.events)]
+    cuts = [int(s.start) for s in stream if s.cut]
+    begins = sorted([*openings, *cuts])
+    assert 0 == openings[0]
+    assert set(openings).isdisjoint(cuts)
+    assert {b - a for a, b in pairwise(begins)} <= set(range(6, 12))
+    assert 0.05 < len(openings) / len(begins) < 0.4  # ENDS
+    goals = [s for s in stream if any(event.kind == "goal" for event in s.events)]
+    assert 0.3 * len(begins) < len(goals)
+    assert max(sum(s.state.score) for s in stream) > 3  # more than any match has
+    ways = [rng.bit_generator.state["state"]["inc"] for rng in seen[: len(stream)]]
+    assert begins == [0, *(i for i in range(1, len(stream)) if ways[i] != ways[i - 1])]
+    assert not any(is_held_out(path) for path, _ in course._goals)
+
+
+def test_film_marks_where_pictures_are_cut(matches: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("neverblink.training.courses.CLIPPED", 1.0)
+    [course] = courses_of(["football"], matches)
+    footage = film(3, [course], PIXELS)
+    rng = np.random.default_rng(3)
+    rng.integers(1)
+    seconds = list(course.seconds(3, int(rng.integers(40, 400))))
+    assert footage.cuts
+    assert footage.cuts == [i for i, second in enumerate(seconds) if second.cut]
+
+
 def test_arcade_on_film_may_forget():
     torch.manual_seed(0)
     footage = film(4, courses_of(["boxing"], None), PIXELS)

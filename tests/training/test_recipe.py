@@ -144,6 +144,20 @@ def test_only_what_the_stream_still_holds_is_asked(forget: float):
     assert 10 not in late
 
 
+def test_no_window_shows_a_cut():
+    """Its pictures do not go on; what was said before it is the past of the windows behind it."""
+    script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
+    [scene] = scenes_of(1, 40, HIDDEN)
+    options = WindowOptions(seconds=6, overlap=3, sink_tokens=20, text_window=4000, forget=0.0)
+    windows = windows_of([replace(scene, cuts=[7, 20])], script, (1.0, 0.0), options)
+    assert [(0, first) for first in (0, 7, 10, 13, 20, 23, 26, 29, 32)] == windows.starts
+    sample, vision = windows._window(0, 7, np.random.default_rng(0))
+    assert [7, 8, 9, 10, 11, 12] == vision[::TOKENS, 0].int().tolist()
+    assert f" {QUERIES[0]} 6." in script.decode(sample.ids.tolist())
+    with pytest.raises(ConfigError, match="the longest scene has 20 s without a cut, a window 24 s"):
+        windows_of([replace(scene, cuts=[7, 20])], script, (1.0, 0.0), WindowOptions(seconds=24))
+
+
 def test_the_journal_is_asked_about_what_is_not_held_any_more():
     """With recall a question comes with the lines that the journal found for it, at their own times; an answer that
     rests on a second of these may be asked for, whatever has been forgotten."""
@@ -214,7 +228,7 @@ def test_many_pictures_at_once_are_seen_as_one_by_one(tmp_path: Path):
 
 def test_scenes_shorter_than_a_window_are_refused():
     script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
-    with pytest.raises(ConfigError, match="the longest scene has 3 s and a window 4 s"):
+    with pytest.raises(ConfigError, match="the longest scene has 3 s without a cut, a window 4 s"):
         windows_of(scenes_of(1, 3, HIDDEN), script, (1.0, 0.0), WindowOptions(seconds=4, overlap=2))
 
 

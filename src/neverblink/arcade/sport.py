@@ -57,6 +57,7 @@ class Second:
     text: str  # the commentary: "" is silence, else starts with a space
     state: Any  # at the last picture
     state_text: str  # the dense line, never silent: what the last picture shows
+    cut: bool = False  # its pictures go on from other ones than those before it, and no word says so
 
 
 @dataclass(frozen=True, slots=True)

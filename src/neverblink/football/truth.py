@@ -27,6 +27,7 @@ SAVE_WITHIN = 1.2  # seconds from the shot until the keeper turns the ball back
 SAVE_REACH = 0.06  # distance of the ball from the keeper
 SAVE_FROM = 0.7  # x: further out, a keeper clears the ball like any other player
 GOALS_WITHIN = 300.0  # seconds
+REMINDERS: dict[int, Kind] = {2: "second_goal", 3: "third_goal", 4: "fourth_goal"}  # goals in that time -> kind
 SPELL = 60  # seconds
 SPELL_SHARE = 0.7  # of them
 
@@ -198,8 +199,8 @@ def events(record: Record) -> list[GameEvent]:
     for step, side in scored:
         tell(step, 2, "goal", side, _score(record, step))
         lately = sum(0 <= (step - other) * record.step_seconds < GOALS_WITHIN for other, _ in scored)
-        if lately in (2, 3, 4):
-            tell(step, 4, ("second_goal", "third_goal", "fourth_goal")[lately - 2], None)
+        if lately in REMINDERS:
+            tell(step, 4, REMINDERS[lately], None)
     for step, side in won:
         tell(step, 0, "turnover", side)
     for step, side in attacks(record, sides, restarts):

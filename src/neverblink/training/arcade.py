@@ -130,6 +130,7 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
     lines: dict[str, list[str]] = {COMMENTATE: [], DESCRIBE: []}
     quizzes: list[list[Quiz]] = []
     turns: list[int] = []
+    cuts: list[int] = []
     shows = course.sport.shows_score
     scoring = frozenset() if shows else course.sport.states - course.sport.remarks
     with TemporaryDirectory() as folder, Journal(Path(folder) / "journal.db") as journal:
@@ -144,7 +145,9 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
             # Every stream begins with a new match, so that needs no repetition.
             if now and any(event.kind in scoring for event in second.events):
                 turns.append(now)
-    return Footage(patches, lines, grid_of(course, pixels), quizzes, course.fps, shows, turns)
+            if second.cut:
+                cuts.append(now)
+    return Footage(patches, lines, grid_of(course, pixels), quizzes, course.fps, shows, turns, cuts)
 
 
 def grid_of(course: Course, pixels: PixelOptions) -> tuple[int, int]:

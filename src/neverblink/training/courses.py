@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,16 +14,22 @@ import numpy as np
 from neverblink.arcade.emulator import FRAMES_PER_SECOND, HEIGHT, WIDTH
 from neverblink.arcade.sport import Second, Sport, sports
 from neverblink.errors import ConfigError
+from neverblink.football.clips import Clip
 from neverblink.football.commentary import FOOTBALL
-from neverblink.football.matches import FPS, Match, find_matches, is_held_out
+from neverblink.football.matches import FPS, Match, find_matches, is_held_out, read_record
 from neverblink.football.matches import HEIGHT as PITCH_HEIGHT
 from neverblink.football.matches import WIDTH as PITCH_WIDTH
-from neverblink.football.streams import football_stream
-from neverblink.football.truth import states
+from neverblink.football.streams import clip_stream, football_stream
+from neverblink.football.truth import events, states
 
 BENCHMARK_SEEDS = 1_000_000  # from here up; training never draws them
 ARCADE_FPS = 8
 SHIFT = 6, 12  # pixels down and across by which a recorded picture is moved, at most
+CLIPPED = 0.5  # share of the streams of football that are made of clips
+CLIP = 18, 43  # seconds, at least, and less than
+ENDS = 0.15  # share of the clips behind which another match begins
+OF_GOALS = 0.45  # share of the other clips that show one
+KEEN = 0.85  # probability of a remark when one is due, in clips
 LIGHT = 0.2  # by which its light is changed, at most
 
 
@@ -98,7 +106,46 @@ class FootballCourse:
 
     def seconds(self, seed: int, length: int) -> Iterator[Second]:
         """From a kick-off on: the score bar is too small to be read, so nothing may begin inside a match."""
+        rng = np.random.default_rng(seed)
+        return self._clips(seed, length) if rng.random() < CLIPPED else self._matches(seed, length)
+
+    def _matches(self, seed: int, length: int) -> Iterator[Second]:
         return football_stream(self.matches, seed, length, self.fps)
+
+    def _clips(self, seed: int, length: int) -> Iterator[Second]:
+        rng = np.random.default_rng((seed, 1))
+        start = 0
+        while start < length:
+            clips = [self._opening(rng)]
+            while rng.random() > ENDS:
+                clips.append(self._inside(rng))
+            view = int(rng.integers(2**31))
+            for second in clip_stream(clips, seed, self.fps, start=start, remarked=lambda: bool(rng.random() < KEEN)):
+                view += second.cut
+                yield replace(second, frames=disturbed(second.frames, np.random.default_rng(view)))
+            start += sum(clip.end - clip.start for clip in clips)
+
+    def _opening(self, rng: np.random.Generator) -> Clip:
+        match = Match(self.matches[int(rng.integers(len(self.matches)))])
+        return Clip(match, 0, min(int(rng.integers(*CLIP)), match.seconds))
+
+    def _inside(self, rng: np.random.Generator) -> Clip:
+        """A clip that does not begin with its match; many show a goal."""
+        seconds = int(rng.integers(*CLIP))
+        if self._goals and rng.random() < OF_GOALS:
+            path, goal = self._goals[int(rng.integers(len(self._goals)))]
+            match, start = Match(path), goal - int(rng.integers(seconds))
+        else:
+            match = Match(self.matches[int(rng.integers(len(self.matches)))])
+            start = int(rng.integers(match.seconds))
+        start = max(1, min(start, match.seconds - seconds))
+        return Clip(match, start, min(start + seconds, match.seconds))
+
+    @cached_property
+    def _goals(self) -> list[tuple[Path, int]]:
+        """Every goal and the second at which it is told."""
+        told = ((path, event) for path in self.matches for event in events(read_record(path)))
+        return [(path, FOOTBALL.second_of(event)) for path, event in told if event.kind == "goal"]
 
 
 def disturbed(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -46,6 +46,7 @@ class Scene:
         fps: pictures a second, of which the tower makes its tokens two by two.
         forgets: a window may be shown without what was said before it: pictures tell all that is to be said.
         turns: seconds that change what has to be remembered from then on.
+        cuts: seconds whose pictures do not go on from those before them; no window shows both.
     """
 
     vision: torch.Tensor
@@ -55,6 +56,7 @@ class Scene:
     fps: int = 8
     forgets: bool = True
     turns: Sequence[int] = ()
+    cuts: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Footage:
     fps: int = 8
     forgets: bool = True
     turns: Sequence[int] = ()
+    cuts: Sequence[int] = ()
 
 
 TOLD = tuple(field.name for field in fields(Footage) if field.name != "patches")  # of a scene, in its file of words

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
             another tell only what is to be seen.
 
     Raises:
-        ConfigError: no scene is as long as a window.
+        ConfigError: no scene is as long as a window without a cut.
     """
 
     def __init__(
@@ -77,13 +78,15 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         self.starts: list[tuple[int, int]] = [
             (i, start)
             for i, scene in enumerate(scenes)
-            for start in range(0, len(scene.vision) - options.seconds + 1, step)
+            for begin, end in pairwise([0, *scene.cuts, len(scene.vision)])
+            for start in range(begin, end - options.seconds + 1, step)
             for _ in range(TURN if any(start <= turn < start + options.seconds for turn in scene.turns) else 1)
         ]
         if not self.starts:
-            longest = max((len(scene.vision) for scene in scenes), default=0)
+            parts = (pairwise([0, *scene.cuts, len(scene.vision)]) for scene in scenes)
+            longest = max((end - begin for part in parts for begin, end in part), default=0)
             raise ConfigError(
-                f"the longest scene has {longest} s and a window {options.seconds} s; take shorter windows"
+                f"the longest scene has {longest} s without a cut, a window {options.seconds} s; take shorter windows"
             )
 
     def __iter__(self) -> Iterator[tuple[Sample, torch.Tensor]]:
