@@ -196,6 +196,7 @@ def test_film_marks_where_pictures_are_cut(matches: Path, monkeypatch: pytest.Mo
     rng.integers(1)
     seconds = list(course.seconds(3, int(rng.integers(40, 400))))
     assert footage.cuts
+    assert [] == footage.turns  # many of them are there as it is
     assert footage.cuts == [i for i, second in enumerate(seconds) if second.cut]
 
 

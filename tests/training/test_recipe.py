@@ -239,7 +239,7 @@ def test_samples_of_like_length_come_together():
         windows_of(scenes_of(2, 30, HIDDEN), script, (1.0, 0.0), WindowOptions(seconds=4, overlap=2, forget=0.5))
     )
     samples = [next(windows) for _ in range(16)]
-    batches = by_length(samples, 4, Kind.PIXELS, 0, torch.ones(len(script.tokenizer)))
+    batches = by_length(samples, 4, 0, torch.ones(len(script.tokenizer)))
     assert [4] * 4 == [len(b.ids) for b in batches]
     assert sum(int(b.learn.sum()) for b in batches) == sum(int(s.learn.sum()) for s, _ in samples)
     longest = sorted(len(s.ids) for s, _ in samples)[3::4]
@@ -247,6 +247,25 @@ def test_samples_of_like_length_come_together():
     assert sorted(v[0, 0].item() for _, v in samples) == sorted(
         part[0, 0].item() for b in batches for part in b.vision.split(4 * TOKENS)
     )
+
+
+def test_what_was_said_before_teaches_how_it_stands():
+    """Digits of the previous text are learned, each once; nothing else of it is, and no picture is."""
+    script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
+    [scene] = scenes_of(1, 12, HIDDEN)
+    windows = windows_of([scene], script, (1.0, 0.0), WindowOptions(seconds=4, overlap=2, forget=0.0))
+    sample, vision = windows._window(0, 8, np.random.default_rng(0))
+    digits = sorted({i for n in range(8) for i in script.encode(f" {n}.")[:-1]} - set(script.encode(" ")))
+    heavy = torch.ones(len(script.tokenizer))
+    heavy[digits] = 3.0
+    batch = collate([(sample, vision)], 0, heavy)
+    size = len(sample.ids)
+    before, is_digit = sample.kinds == Kind.PREVIOUS, np.isin(sample.ids, digits)
+    assert 8 <= (before & is_digit).sum() < before.sum()
+    assert (sample.learn | (before & is_digit)).tolist() == batch.learn[0, :size].tolist()
+    assert {3.0} == set(batch.weight[0, :size][torch.from_numpy(before & is_digit)].tolist())
+    assert 0 == batch.weight[0, :size][torch.from_numpy(~sample.learn & ~(before & is_digit))].sum()
+    assert not batch.learn[0, size:].any()
 
 
 def test_the_loop_learns_resumes_and_reads_the_pictures(tmp_path: Path):
@@ -262,7 +281,7 @@ def test_the_loop_learns_resumes_and_reads_the_pictures(tmp_path: Path):
     scene = Scene(vision, {query: [f" {'abcdefgh'[i]}" for i in range(8)] for query in QUERIES}, (1, TOKENS))
     windows = iter(windows_of([scene], script, (1.0, 1.0), WindowOptions(seconds=1, overlap=0, forget=1.0)))
     heavy = torch.ones(len(adapter.tokenizer))
-    batches = (collate([next(windows) for _ in range(8)], Kind.PIXELS, 0, heavy) for _ in iter(int, 1))
+    batches = (collate([next(windows) for _ in range(8)], 0, heavy) for _ in iter(int, 1))
     saved: list[bool] = []
     losses: list[str] = []
     run = partial(train, adapter, batches, folder=tmp_path, save=lambda: saved.append(True), report=losses.append)

@@ -41,7 +41,7 @@ from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encoded, Footage, Quiz, collect, read
 from neverblink.training.tokenizer import train_tokenizer
 from neverblink.training.windows import Batch, WindowOptions, Windows, by_length
-from neverblink.types import Event, Kind
+from neverblink.types import Event
 from neverblink.vision.pixels import PixelOptions, cut, fit, normalise, resize
 
 COMMENTATE = "Commentate on this game."
@@ -147,6 +147,8 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
                 turns.append(now)
             if second.cut:
                 cuts.append(now)
+    if cuts:  # clips are chosen to show such seconds often enough
+        turns.clear()
     return Footage(patches, lines, grid_of(course, pixels), quizzes, course.fps, shows, turns, cuts)
 
 
@@ -285,7 +287,7 @@ def speak(run: Path, args: argparse.Namespace) -> None:
         batch_size=batch * ALIKE,
         num_workers=1,
         prefetch_factor=2,
-        collate_fn=partial(by_length, batch=batch, pixels_kind=Kind.PIXELS, pad_id=tokenizer.pad_token_id, heavy=heavy),
+        collate_fn=partial(by_length, batch=batch, pad_id=tokenizer.pad_token_id, heavy=heavy),
     )
 
     def falling(batches: Iterator[list[Batch]]) -> Iterator[Batch]:

@@ -18,6 +18,7 @@ from neverblink.options import StreamOptions
 from neverblink.script import Script
 from neverblink.training.samples import Sample, Spoken, previous_ids, write_sample
 from neverblink.training.scenes import Quiz, Scene
+from neverblink.types import Kind
 
 ROUND = 32  # lengths of batches, so that the memory of one serves another
 TURN = 5  # times a window is drawn in which what has to be remembered changes: few do, and all later ones rest on them
@@ -158,7 +159,7 @@ class Batch:
     vision: torch.Tensor  # [sum of pixels, hidden] bfloat16
 
 
-def collate(samples: list[tuple[Sample, torch.Tensor]], pixels_kind: int, pad_id: int, heavy: torch.Tensor) -> Batch:
+def collate(samples: list[tuple[Sample, torch.Tensor]], pad_id: int, heavy: torch.Tensor) -> Batch:
     """Pad samples to one length.
 
     Args:
@@ -169,23 +170,27 @@ def collate(samples: list[tuple[Sample, torch.Tensor]], pixels_kind: int, pad_id
     b = len(samples)
     ids = torch.full((b, length), pad_id)
     positions, learn = torch.zeros(3, b, length), torch.zeros(b, length, dtype=torch.bool)
-    pixels = torch.zeros(b, length, dtype=torch.bool)
+    pixels, before = (torch.zeros(b, length, dtype=torch.bool) for _ in range(2))
     for i, (s, _) in enumerate(samples):
         n = len(s.ids)
         ids[i, :n] = torch.from_numpy(s.ids)
         positions[:, i, :n] = torch.from_numpy(s.positions).float()
         learn[i, :n] = torch.from_numpy(s.learn)
-        pixels[i, :n] = torch.from_numpy(s.kinds == pixels_kind)
+        pixels[i, :n] = torch.from_numpy(s.kinds == Kind.PIXELS)
+        before[i, :n] = torch.from_numpy(s.kinds == Kind.PREVIOUS)
     weight = heavy[ids] * learn
     # The first word decides whether anything is said at all, and of whom.
     weight[:, 1:][learn[:, 1:] & ~learn[:, :-1]] *= FIRST_WORD
+    # How it stands follows from the words before. A window says so once or twice, the block of previous text, which the
+    # model said too, five to eight times, and to learn from it costs nothing.
+    told = before & (heavy[ids] > 1)
+    learn |= told
+    weight[told] = heavy[ids][told]
     return Batch(ids, positions, learn, weight, pixels, torch.cat([v for _, v in samples]))
 
 
-def by_length(
-    samples: list[tuple[Sample, torch.Tensor]], batch: int, pixels_kind: int, pad_id: int, heavy: torch.Tensor
-) -> list[Batch]:
+def by_length(samples: list[tuple[Sample, torch.Tensor]], batch: int, pad_id: int, heavy: torch.Tensor) -> list[Batch]:
     """Batches of samples of nearly the same length, in random order; the arguments are those of `collate`."""
     samples = sorted(samples, key=lambda pair: len(pair[0].ids))
-    batches = [collate(samples[i : i + batch], pixels_kind, pad_id, heavy) for i in range(0, len(samples), batch)]
+    batches = [collate(samples[i : i + batch], pad_id, heavy) for i in range(0, len(samples), batch)]
     return [batches[i] for i in torch.randperm(len(batches)).tolist()]
