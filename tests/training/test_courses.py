@@ -139,6 +139,7 @@ def test_a_match_on_film_is_what_was_played_and_asks_for_no_score_that_is_not_kn
     """One temporal patch a second; the score is a matter of memory: whoever is asked for it must know of the last
     goal, and no window may begin without its past."""
     monkeypatch.setattr("neverblink.football.remarks.QUIET", 2)  # the match is so short
+    monkeypatch.setattr("neverblink.training.courses.CLIPPED", 0.0)  # whole matches
     footage = film(3, courses_of(["football"], matches), PIXELS)
     assert (2, False) == (footage.fps, footage.forgets)
     assert len(footage.patches) == len(footage.lines[COMMENTATE]) == len(footage.lines[DESCRIBE])
