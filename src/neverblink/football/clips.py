@@ -12,7 +12,7 @@ from typing import NamedTuple
 from neverblink.arcade.events import Claim, GameEvent, Score
 from neverblink.football.commentary import FOOTBALL
 from neverblink.football.matches import Match
-from neverblink.football.truth import GOALS_WITHIN, REMINDERS, SPELL, events
+from neverblink.football.truth import REMINDERS, SPELL, events, reminder
 
 
 class Clip(NamedTuple):
@@ -51,9 +51,9 @@ def retell(clips: Sequence[Clip]) -> tuple[list[GameEvent], list[Score]]:
             found.append(GameEvent(time, claim))
             if claim.kind == "goal":
                 scored.append(time)
-                lately = sum(time - other < GOALS_WITHIN for other in scored)
-                if lately in REMINDERS:
-                    found.append(GameEvent(time, Claim(REMINDERS[lately])))
+                kind = reminder(scored, time)
+                if kind is not None:
+                    found.append(GameEvent(time, Claim(kind)))
         at += clip.end - clip.start
     return sorted(found, key=FOOTBALL.visible_at), ahead
 

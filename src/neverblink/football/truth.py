@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -85,6 +85,11 @@ def goals(record: Record) -> list[tuple[int, int]]:
     """(step, scorer) of every goal."""
     rises = np.diff(record.score, axis=0)  # [steps - 1, 2]
     return [(int(step) + 1, int(side)) for step, side in np.argwhere(rises > 0)]
+
+
+def reminder(scored: Iterable[float], now: float) -> Kind | None:
+    """What a goal scored `now` calls to mind: the how manieth it is in five minutes; times in seconds, its own too."""
+    return REMINDERS.get(sum(0 <= now - time < GOALS_WITHIN for time in scored))
 
 
 def control(record: Record, restarts: list[Take]) -> tuple[np.ndarray, list[tuple[int, int]]]:
@@ -198,9 +203,9 @@ def events(record: Record) -> list[GameEvent]:
     scored = goals(record)
     for step, side in scored:
         tell(step, 2, "goal", side, _score(record, step))
-        lately = sum(0 <= (step - other) * record.step_seconds < GOALS_WITHIN for other, _ in scored)
-        if lately in REMINDERS:
-            tell(step, 4, REMINDERS[lately], None)
+        kind = reminder([other * record.step_seconds for other, _ in scored], step * record.step_seconds)
+        if kind is not None:
+            tell(step, 4, kind, None)
     for step, side in won:
         tell(step, 0, "turnover", side)
     for step, side in attacks(record, sides, restarts):

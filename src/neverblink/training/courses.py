@@ -25,12 +25,12 @@ from neverblink.football.truth import events, states
 BENCHMARK_SEEDS = 1_000_000  # from here up; training never draws them
 ARCADE_FPS = 8
 SHIFT = 6, 12  # pixels down and across by which a recorded picture is moved, at most
+LIGHT = 0.2  # by which its light is changed, at most
 CLIPPED = 0.5  # share of the streams of football that are made of clips
 CLIP = 18, 43  # seconds, at least, and less than
 ENDS = 0.15  # share of the clips behind which another match begins
-OF_GOALS = 0.45  # share of the other clips that show one
+OF_GOALS = 0.45  # share of the clips inside of a match that are chosen for a goal
 KEEN = 0.85  # probability of a remark when one is due, in clips
-LIGHT = 0.2  # by which its light is changed, at most
 
 
 class Course(Protocol):
@@ -107,9 +107,8 @@ class FootballCourse:
     def seconds(self, seed: int, length: int) -> Iterator[Second]:
         """From a kick-off on: the score bar is too small to be read, so nothing may begin inside a match."""
         rng = np.random.default_rng(seed)
-        return self._clips(seed, length) if rng.random() < CLIPPED else self._matches(seed, length)
-
-    def _matches(self, seed: int, length: int) -> Iterator[Second]:
+        if rng.random() < CLIPPED:
+            return self._clips(seed, length)
         return football_stream(self.matches, seed, length, self.fps)
 
     def _clips(self, seed: int, length: int) -> Iterator[Second]:

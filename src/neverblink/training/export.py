@@ -33,10 +33,9 @@ def export(runs: Sequence[Path], to: Path) -> None:
     weights = [dict(each.named_parameters()) for each in (*others, model)]
     for name, weight in model.named_parameters():
         shapes = [tuple(each[name].shape) if name in each else None for each in weights]
-        if len(set(shapes)) > 1:
-            raise ConfigError(
-                f"{name} is {shapes[0]} in {runs[0]} and {shapes[-1]} in {runs[-1]}: no mean; name one run"
-            )
+        for run, shape in zip(runs, shapes, strict=True):
+            if shape != shapes[0]:
+                raise ConfigError(f"{name} is {shapes[0]} in {runs[0]} and {shape} in {run}: no mean; name one run")
         weight.data = torch.stack([each[name].data for each in weights]).mean(0)
     model.to(torch.bfloat16)
     run = runs[-1]
@@ -50,10 +49,10 @@ def export(runs: Sequence[Path], to: Path) -> None:
     card = json.loads((run / "neverblink.json").read_text())
     logs = [run / "log.jsonl" for run in runs]
     last = [json.loads(log.read_text().splitlines()[-1]) for log in logs if log.is_file()]
-    if last:
-        card["training"]["last_log_line"] = last[-1]
     if len(runs) > 1:
         card["training"]["mean_of"] = last
+    elif last:
+        card["training"]["last_log_line"] = last[0]
     (to / "neverblink.json").write_text(json.dumps(card, indent=1) + "\n")
 
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +58,11 @@ class Scene:
     forgets: bool = True
     turns: Sequence[int] = ()
     cuts: Sequence[int] = ()
+
+    @property
+    def takes(self) -> list[tuple[int, int]]:
+        """First second and the one behind the last of each run of pictures without a cut."""
+        return list(pairwise([0, *self.cuts, len(self.vision)]))
 
 
 @dataclass(frozen=True, slots=True)

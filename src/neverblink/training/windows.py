@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -79,13 +78,12 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         self.starts: list[tuple[int, int]] = [
             (i, start)
             for i, scene in enumerate(scenes)
-            for begin, end in pairwise([0, *scene.cuts, len(scene.vision)])
+            for begin, end in scene.takes
             for start in range(begin, end - options.seconds + 1, step)
             for _ in range(TURN if any(start <= turn < start + options.seconds for turn in scene.turns) else 1)
         ]
         if not self.starts:
-            parts = (pairwise([0, *scene.cuts, len(scene.vision)]) for scene in scenes)
-            longest = max((end - begin for part in parts for begin, end in part), default=0)
+            longest = max((end - begin for scene in scenes for begin, end in scene.takes), default=0)
             raise ConfigError(
                 f"the longest scene has {longest} s without a cut, a window {options.seconds} s; take shorter windows"
             )
@@ -164,7 +162,7 @@ def collate(samples: list[tuple[Sample, torch.Tensor]], pad_id: int, heavy: torc
 
     Args:
         heavy: [vocabulary] float32, loss weight by token (digits weigh more: most can be copied from the text before,
-            so the plain loss hardly asks for reading).
+            so the plain loss hardly asks for reading). What weighs more than 1 is learned in the previous text too.
     """
     length = -(-max(len(s.ids) for s, _ in samples) // ROUND) * ROUND
     b = len(samples)
