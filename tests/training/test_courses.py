@@ -11,7 +11,7 @@ from neverblink.errors import ConfigError
 from neverblink.football.commentary import FOOTBALL
 from neverblink.football.matches import Match, is_held_out
 from neverblink.football.truth import states
-from neverblink.training.arcade import COMMENTATE, DESCRIBE, film
+from neverblink.training.arcade import COMMENTATE, DESCRIBE, LENGTH_TOLD, film
 from neverblink.training.courses import SHIFT, ArcadeCourse, FootballCourse, courses_of, disturbed
 from neverblink.training.look import Pairs, fields_of
 from neverblink.vision.pixels import PixelOptions
@@ -189,13 +189,36 @@ def test_clips_begin_with_a_kick_off_and_many_show_a_goal(matches: Path, monkeyp
     assert not any(is_held_out(path) for path, _ in course._goals)
 
 
+def test_clips_of_a_goal_show_it_and_none_but_the_first_is_an_opening(matches: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("neverblink.training.courses.CLIP", (4, 9))
+    course = FootballCourse(matches)
+    rng = np.random.default_rng(5)
+    for of_goals in (1.0, 0.0):
+        clips = [course._inside(rng, of_goals) for _ in range(200)]
+        assert min(clip.start for clip in clips) >= 1
+        shown = [any(c.match.video.stem == p.stem and c.start <= at < c.end for p, at in course._goals) for c in clips]
+        assert all(shown) == bool(of_goals)
+    assert 1 == min(clip.start for clip in clips)
+
+
+def test_in_clips_a_remark_is_not_always_made_when_it_is_due(matches: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("neverblink.training.courses.CLIPPED", 1.0)
+    course = FootballCourse(matches)
+    held = []
+    for keen in (0.0, 0.5, 1.0):
+        monkeypatch.setattr("neverblink.training.courses.KEEN", keen)
+        stream = islice(course.seconds(6, 200), 200)
+        held.append(sum(event.kind == "hold" for second in stream for event in second.events))
+    assert 0 == held[0] < held[1] < held[2]
+
+
 def test_film_marks_where_pictures_are_cut(matches: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("neverblink.training.courses.CLIPPED", 1.0)
     [course] = courses_of(["football"], matches)
     footage = film(3, [course], PIXELS)
     rng = np.random.default_rng(3)
     rng.integers(1)
-    seconds = list(course.seconds(3, int(rng.integers(40, 400))))
+    seconds = list(course.seconds(3, int(rng.integers(*LENGTH_TOLD))))
     assert footage.cuts
     assert [] == footage.turns  # many of them are there as it is
     assert footage.cuts == [i for i, second in enumerate(seconds) if second.cut]

@@ -26,10 +26,10 @@ BENCHMARK_SEEDS = 1_000_000  # from here up; training never draws them
 ARCADE_FPS = 8
 SHIFT = 6, 12  # pixels down and across by which a recorded picture is moved, at most
 LIGHT = 0.2  # by which its light is changed, at most
-CLIPPED = 0.5  # share of the streams of football that are made of clips
+CLIPPED = 0.75  # share of the streams of football that are made of clips
 CLIP = 18, 43  # seconds, at least, and less than
-ENDS = 0.15  # share of the clips behind which another match begins
-OF_GOALS = 0.45  # share of the clips inside of a match that are chosen for a goal
+ENDS = 0.05, 0.5  # share of the clips behind which another match begins; drawn for each match
+OF_GOALS = 0.0, 0.6  # share of the clips inside of a match that are chosen for a goal; drawn for each match
 KEEN = 0.85  # probability of a remark when one is due, in clips
 
 
@@ -115,9 +115,9 @@ class FootballCourse:
         rng = np.random.default_rng((seed, 1))
         start = 0
         while start < length:
-            clips = [self._opening(rng)]
-            while rng.random() > ENDS:
-                clips.append(self._inside(rng))
+            clips, ends, of_goals = [self._opening(rng)], rng.uniform(*ENDS), rng.uniform(*OF_GOALS)
+            while rng.random() > ends:
+                clips.append(self._inside(rng, of_goals))
             view = int(rng.integers(2**31))
             for second in clip_stream(clips, seed, self.fps, start=start, remarked=lambda: bool(rng.random() < KEEN)):
                 view += second.cut
@@ -128,10 +128,10 @@ class FootballCourse:
         match = Match(self.matches[int(rng.integers(len(self.matches)))])
         return Clip(match, 0, min(int(rng.integers(*CLIP)), match.seconds))
 
-    def _inside(self, rng: np.random.Generator) -> Clip:
-        """A clip that does not begin with its match; many show a goal."""
+    def _inside(self, rng: np.random.Generator, of_goals: float) -> Clip:
+        """A clip that does not begin with its match; so large a share is chosen for a goal."""
         seconds = int(rng.integers(*CLIP))
-        if self._goals and rng.random() < OF_GOALS:
+        if self._goals and rng.random() < of_goals:
             path, goal = self._goals[int(rng.integers(len(self._goals)))]
             match, start = Match(path), goal - int(rng.integers(seconds))
         else:
