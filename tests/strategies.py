@@ -60,6 +60,7 @@ def _policy() -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
         st.tuples(st.just("streaming"), streaming),
         st.tuples(st.just("streaming-vlm"), reference),
         st.tuples(st.just("recompute"), streaming),
+        st.tuples(st.just("reread"), streaming),
         st.tuples(st.just("sliding"), st.fixed_dictionaries({"vision_seconds": vision})),
         st.tuples(st.just("last-frames"), st.fixed_dictionaries({"frames": st.integers(1, 6)})),
         st.tuples(st.just("full"), st.just({"kv_budget": 1200})),
@@ -81,7 +82,12 @@ def _second() -> st.SearchStrategy[Second]:
 
 def plots(max_seconds: int = 8) -> st.SearchStrategy[Plot]:
     return st.builds(
-        lambda policy, **rest: Plot(policy=policy[0], policy_options=policy[1], **rest),
+        lambda policy, positions, **rest: Plot(
+            policy=policy[0],
+            policy_options=policy[1],
+            positions="contiguous" if policy[0] == "reread" else positions,
+            **rest,
+        ),
         policy=_policy(),
         seconds=st.lists(_second(), min_size=2, max_size=max_seconds).map(tuple),
         positions=st.sampled_from(["contiguous", "contiguous", "native"]),

@@ -120,6 +120,11 @@ class StreamOptions:
                 f"policy {self.policy} does not hold for {adapter.family}: {adapter.refused_policies[self.policy]}"
             )
         policy, shape = make_policy(self.policy, **self.policy_options), self.shape(adapter, script)
+        if getattr(policy, "reread", False) and self.positions == "native":
+            raise ConfigError(
+                f"policy {self.policy} does not hold for native positions: what is read once more would stand far "
+                f"behind the text before it; use contiguous ones"
+            )
         rows = policy.rows_needed(shape)
         if not self.kv_dtype:
             return Need(rows, policy.anchors_needed(shape))

@@ -23,6 +23,7 @@ from neverblink.kv.arena import Arena
 from neverblink.kv.cache import StreamCache, make_arena
 from neverblink.kv.policies import check_room
 from neverblink.kv.relocate import relocate
+from neverblink.kv.reread import reread
 from neverblink.kv.table import Rows, Table
 from neverblink.kv.undo import undone_on_error
 from neverblink.models.base import Adapter, Feed, Greedy, Reply, Steps, VisionBlock, attempt, drive
@@ -57,9 +58,8 @@ class Stream:
         self.policy, self.budget = options.make_policy(need), need.total
         self.arena, self.slot = arena or make_arena(adapter, need), slot
         self.arena.check_slot(slot, need)
-        self.table = Table(self.budget)
+        self.table, self.sampler = Table(self.budget), Sampler(options.speak, processor)
         self.cache = StreamCache(self.arena, self.table, slot)
-        self.sampler = Sampler(options.speak, processor)
         self.eye, self.seen = Eye(adapter, options), Eye.NOTHING  # what the eye remembers of this stream
         self.stops, self.turn, self.end = adapter.stop_ids | {script.end_id}, 0, 0.0
         self.embeds: dict[int, torch.Tensor] = {}  # vision embeddings of turns that may be fed (again)
@@ -94,7 +94,7 @@ class Stream:
             vision = seen or (yield from self.eye.see(self.seen, chunk, asked=question is not None))
         pieces = self.script.turn(chunk.start, chunk.end, vision.parts, first=self.turn == 0)
         with timed(seconds, "make_room"):
-            forgot = self._make_room(chunk, pieces)
+            forgot = yield from self._make_room(chunk, pieces)
         with undone_on_error(self.cache, self.sampler.generator):
             with timed(seconds, "read"):
                 logits = yield from self._read(pieces, vision, chunk.end, self.turn)
@@ -148,13 +148,13 @@ class Stream:
         """Positions [rows, 3] that the model is told; under contiguous positions the first held row counts as 0."""
         return self.table.places(self.options.positions == "contiguous")
 
-    def _make_room(self, chunk: Chunk, pieces: list[Piece]) -> int:
+    def _make_room(self, chunk: Chunk, pieces: list[Piece]) -> Steps[int]:
         coming = self.options.coming(self.turn, chunk, pieces, self.budget, self.script.silence_ids)
         plan = self.policy(self.rows(), coming)
         check_room(plan, coming)
         relocate(self.table, self.arena, self.slot, plan, self.adapter, self.options.positions, self.options.rebase_at)
-        held = set() if plan.reuse else set(self.table.turns[: self.table.m].tolist())
-        self.embeds = {turn: e for turn, e in self.embeds.items() if turn in held}
+        self.embeds = {t: e for t, e in self.embeds.items() if not plan.reuse and t in self.rows().turns}
+        yield from reread(self.cache, self.adapter)
         return plan.forgot
 
     def _read(self, pieces: list[Piece], vision: VisionBlock | None, end: float, turn: int) -> Steps[Reply]:

@@ -22,6 +22,7 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"policy": "sliding", "policy_options": {"vision_seconds": 3.0}},
     {"policy": "recompute", "policy_options": {**WINDOWS, "vision_seconds": 2.0}},
     {"policy": "streaming", "policy_options": {**WINDOWS, "vision_seconds": 3.0}, "positions": "native"},
+    {"policy": "reread", "policy_options": {**WINDOWS, "vision_seconds": 2.0}, "rebase_at": 120.0},
     {"policy": "last-frames", "policy_options": {"frames": 4}},
 )
 

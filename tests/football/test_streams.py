@@ -105,17 +105,19 @@ def test_whole_match_reads_back(folder: Path):
 @pytest.mark.parametrize(
     ("state", "line", "classes"),
     [
-        ((-0.95, -0.4, 0.2, 1, ""), " Ball in the left third, top; blue have it, moving right.", (0, 0, 1, 2, 0)),
-        ((0.0, 0.0, 0.0, 0, "kick_off"), " Ball in the middle third, centre; yellow have it, still.", (10, 5, 0, 0, 7)),
-        ((1.1, 0.5, -0.3, 1, "corner"), " Ball in the right third, bottom; blue have it, moving left.",
+        ((-0.95, -0.4, 0.2, 1, ""), " Ball in the left third, top; blue have it, moving right; minute 45.",
+         (0, 0, 1, 2, 0)),
+        ((0.0, 0.0, 0.0, 0, "kick_off"), " Ball in the middle third, centre; yellow have it, still; minute 45.",
+         (10, 5, 0, 0, 7)),
+        ((1.1, 0.5, -0.3, 1, "corner"), " Ball in the right third, bottom; blue have it, moving left; minute 45.",
          (19, 9, 1, 1, 4)),
     ],
 )  # fmt: skip
 def test_state_line_and_classes(state: tuple[Any, ...], line: str, classes: tuple[int, ...]):
     x, y, speed, side, restart = state
-    full = MatchState(0, 0.0, (3, 2), x, y, speed, side, restart, 1, (0.2, 0.02), (-0.99, 0.2))
+    full = MatchState(0, 0.0, (3, 2), x, y, speed, side, restart, 1, (0.2, 0.02), (-0.99, 0.2), 45)
     assert line == describe_state(full)
-    assert (*classes, 2, 1, 7, 2, 0, 12) == FOOTBALL.measure(full)
+    assert (*classes, 2, 1, 7, 2, 0, 12, 4, 5) == FOOTBALL.measure(full)
     later = full._replace(frame=900)
     assert FOOTBALL.measure(later)[4] == (1 if restart == "kick_off" else classes[4])
     assert all(0 <= c < n for c, n in zip(FOOTBALL.measure(full), FOOTBALL.fields.values(), strict=True))

@@ -141,3 +141,9 @@ def test_the_first_picture_of_a_goal_is_a_kick_off():
         shown = int(FOOTBALL.visible_at(goal) * 2)
         before, after = (abs(pictures[k] - pictures[0]).mean() for k in (shown - 1, shown))
         assert after < 0.6 * before
+
+
+def test_the_clock_runs_ninety_minutes_in_five(record: Record):
+    """As in every recording of 300 s: the match of 40 s is over in minute 12."""
+    minutes = {state.time: state.minute for state in states(record, fps=2)}
+    assert [0, 0, 1, 3, 11] == [minutes[at] for at in (0.0, 3.0, 3.5, 10.0, 39.5)]

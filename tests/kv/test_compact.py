@@ -39,7 +39,7 @@ from tests.properties import tries
 from tests.strategies import END, Plot, Second, plots
 
 KINDS = ("int8", "fp8")
-WINDOWED = ("streaming", "recompute", "sliding", "last-frames")
+WINDOWED = ("streaming", "recompute", "reread", "sliding", "last-frames")
 FEW = tries(8)
 TWINS = tries(25)
 compact_plots = plots().filter(lambda plot: plot.policy in WINDOWED)

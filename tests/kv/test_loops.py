@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +56,9 @@ def test_a_cycle_is_found_as_a_plain_search_finds_it(cycle: list[int], length: i
     assert plainly(ids) == period(np.array(ids))
 
 
-@pytest.mark.parametrize("positions", ["contiguous", "native"])
-@pytest.mark.parametrize("policy", ["streaming", "recompute"])
+@pytest.mark.parametrize(
+    ("policy", "positions"), [*product(("streaming", "recompute"), ("contiguous", "native")), ("reread", "contiguous")]
+)
 def test_a_loop_is_forgotten_and_every_token_still_sees_what_is_held(policy: str, positions: str) -> None:
     """The same line every second until the guard fires: only the opening is left, and the stream equals its twin."""
     plot = replace(PLOT, policy=policy, positions=positions)

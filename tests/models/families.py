@@ -26,6 +26,7 @@ POLICIES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("recompute", {**TEXT, "vision_seconds": 2.0}),
     ("last-frames", {"frames": 3}),
     ("streaming-vlm", {"window_size": 2, "text_round": 3, "text_sink": 2, "text_sliding_window": 4, "kv_budget": 900}),
+    ("reread", {**TEXT, "vision_seconds": 2.0}),
 )
 SCRIPT = ScriptOptions(query="Say it.")
 

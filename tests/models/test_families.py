@@ -104,7 +104,8 @@ def test_stream_equals_one_masked_full_pass(family: str, policy: int) -> None:
         return
     forced, native = Forced(), policy == 4
     positions = "native" if native else "contiguous"
-    stream = families.stream(family, policy, forced, positions=positions, rebase_at=60.0 if policy == 0 else 4096.0)
+    rebase_at = 60.0 if policy in (0, 6) else 4096.0
+    stream = families.stream(family, policy, forced, positions=positions, rebase_at=rebase_at)
     watched = Watched(stream.adapter, FamilyTwin(stream.adapter, stream.script.pad_id), native)
     stream.adapter = watched
     for i in range(5):
@@ -133,7 +134,7 @@ class Fated:
 def test_packed_streams_equal_solo_runs(family: str) -> None:
     """Three streams of three policies in one engine see, token for token, the logits that each sees alone."""
     loaded = families.model(family)
-    chosen = [number for number in (0, 2, 3) if POLICIES[number][0] not in loaded.adapter.refused_policies]
+    chosen = [number for number in (0, 2, 3, 6) if POLICIES[number][0] not in loaded.adapter.refused_policies]
     options = [
         StreamOptions(policy=name, policy_options=windows, speak=SpeakOptions(max_tokens_per_second=3, answer_tokens=2))
         for name, windows in (POLICIES[number] for number in chosen)

@@ -11,10 +11,10 @@ from neverblink.errors import ConfigError
 from neverblink.football.commentary import FOOTBALL
 from neverblink.football.matches import Match, is_held_out
 from neverblink.football.truth import states
-from neverblink.training.arcade import COMMENTATE, DESCRIBE, LENGTH_TOLD, film
-from neverblink.training.courses import SHIFT, ArcadeCourse, FootballCourse, courses_of, disturbed
+from neverblink.training.arcade import COMMENTATE, DESCRIBE, LENGTH_TOLD, film, print_of
+from neverblink.training.courses import BAR, SHIFT, ArcadeCourse, FootballCourse, courses_of, disturbed
 from neverblink.training.look import Pairs, fields_of
-from neverblink.vision.pixels import PixelOptions
+from neverblink.vision.pixels import PixelOptions, fit
 from tests.football.recording import write_match
 
 PIXELS = PixelOptions(patch=40, merge=4, min_pixels=25_600, max_pixels=51_200)  # as the recipe's sizes say
@@ -109,6 +109,28 @@ def test_a_disturbed_pair_is_moved_as_one_and_stays_what_it_is():
         moves.add((y, x))
     assert len(moves) > 30
     assert 200 == pictures.max()
+
+
+def test_the_score_bar_stays_as_it_is():
+    """It is drawn over the picture: a camera does not move it, and no cloud passes over it."""
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 180, 320, 3), np.uint8)
+    for seed in range(10):
+        moved = disturbed(pictures, np.random.default_rng(seed))
+        np.testing.assert_array_equal(pictures[:, *BAR], moved[:, *BAR])
+        assert (pictures[:, 11:30, 50:152] != moved[:, 11:30, 50:152]).mean() > 0.5
+
+
+def test_where_the_clock_is_read(matches: Path):
+    """Its pixels, in the patch that they fall into; the fields are those of the sport."""
+    course = FootballCourse(matches)
+    fields = fields_of([course.sport])
+    grid, where, columns = print_of(course, fields, PIXELS)
+    assert [("minute tens", 10), ("minute units", 10)] == [fields[column] for column in columns]
+    height, width = fit(*course.frame, PIXELS)
+    assert (height // PIXELS.patch, width // PIXELS.patch) == grid
+    (rows, across), _ = course.fine
+    share = (rows.stop - rows.start) * (across.stop - across.start) / (course.frame[0] * course.frame[1])
+    assert share == pytest.approx(float(where.float().mean()), rel=0.35)
 
 
 def test_football_needs_its_folder():

@@ -7,7 +7,7 @@ from collections import Counter
 from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import repeat
+from itertools import count, repeat
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from neverblink.script import Script, ScriptOptions
 from neverblink.training.arcade import COMMENTATE, adapter_of, film, see
 from neverblink.training.courses import ArcadeCourse, courses_of
 from neverblink.training.export import export
-from neverblink.training.look import Glance, Pairs, by_grid, fields_of, look, whiten
+from neverblink.training.look import LOUD, Glance, Group, Pairs, Print, by_grid, fields_of, letters, look, whiten
 from neverblink.training.loop import LoopOptions, optimizers_of, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encode, Encoded, Footage, Quiz, Scene, collect, read
@@ -386,7 +386,8 @@ def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypat
     seen = {}
 
     def looked(adapter: object, batches: object, fields: object, *rest: object) -> dict[str, float]:
-        *_, seen["keep"], seen["before"] = rest
+        *_, seen["keep"], seen["before"], seen["new"] = rest
+        seen["fields"] = fields
         return {"there": 1.0}
 
     monkeypatch.setattr("neverblink.training.arcade.look", looked)
@@ -402,6 +403,77 @@ def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypat
     torch.testing.assert_close(seen["before"].blocks[0].attn.qkv.weight, weights[other])
     assert not torch.equal(*weights)
     assert {"there": 1.0} == json.loads((runs[0] / "seen.json").read_text())
+    assert list(range(len(seen["fields"]))) == seen["new"]  # no field was learned before
+    see(runs[0], asked)
+    names = [name for name, _ in seen["fields"]]
+    assert [i for i, name in enumerate(names) if name != "there"] == seen["new"]
+
+
+def test_a_new_field_of_a_kept_sport_is_learned(tmp_path: Path):
+    """Sixty steps: named or not counts much more for it than for what is known."""
+    torch.manual_seed(0)
+    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
+    tokenizer = train_tokenizer(["the ball"] * 10, tmp_path, vocabulary=300)
+    save(build(size, tokenizer), tokenizer, tmp_path, size, {})
+    courses = courses_of(["pong"], None)
+    fields = fields_of([course.sport for course in courses])
+    pairs = iter(Pairs(courses, adapter_of(tmp_path).pixels, 3, live=8))
+    batch = by_grid([next(pairs) for _ in range(32)])
+    losses = []
+    for new in ((), (fields.index(("left score", 22)),)):
+        torch.manual_seed(1)
+        adapter = adapter_of(tmp_path)
+        lines: list[str] = []
+        before = deepcopy(adapter.model.model.visual)
+        look(adapter, repeat(batch), fields, 5.0, lines.append, steps=1, keep=(0,), before=before, new=new)
+        losses.append(float(lines[0].split(" loss ")[1].split()[0]))
+    assert losses[1] > 1.5 * losses[0]
+
+
+def a_print(pairs: int, seed: int) -> Group:
+    """In a corner of the second of four patches a faint stroke of six pixels, in one of three places. The other patches
+    are loud noise in the first half of each stroke."""
+    dice = torch.Generator().manual_seed(seed)
+    patches = torch.randint(126, 131, (pairs, 4, 9_600), generator=dice, dtype=torch.uint8)
+    loud = torch.arange(9_600) % 20 < 3
+    patches[..., loud] = torch.randint(0, 256, (pairs, 4, int(loud.sum())), generator=dice, dtype=torch.uint8)
+    told = torch.randint(3, (pairs, 1), generator=dice)
+    patches[:, 1, :60] = torch.randint(126, 131, (pairs, 60), generator=dice, dtype=torch.uint8)
+    for i, place in enumerate(told[:, 0].tolist()):
+        patches[i, 1, 20 * place : 20 * place + 6] += torch.randint(4, 9, (6,), generator=dice, dtype=torch.uint8)
+    return (2, 2), patches, torch.cat([torch.zeros_like(told), told], 1)
+
+
+def test_small_print_is_read_in_directions_of_its_own(tmp_path: Path):
+    """What a stroke of six pixels says is plain along them, and they answer less to what is no print."""
+    where = torch.zeros(4, 9_600, dtype=torch.bool)
+    where[1, :60] = True
+    torch.manual_seed(0)
+    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
+    tokenizer = train_tokenizer(["the ball"] * 10, tmp_path, vocabulary=300)
+    save(build(size, tokenizer), tokenizer, tmp_path, size, {})
+    adapter = adapter_of(tmp_path)
+    proj = adapter.model.model.visual.patch_embed.proj
+    before = proj.weight.detach().clone()
+    batches = ([a_print(100, seed)] for seed in count())
+    whiten(adapter, batches, False, [Print((2, 2), where, [1])], keep=True, read=2_000)
+    assert torch.equal(before, proj.weight)  # nothing is read yet
+    rows = proj.parametrizations.weight[0].rows
+    assert (3, 9_600) == rows.shape
+    assert not rows[:, 60:].any()
+    _, patches, truth = a_print(500, 1_000_000)
+    said = normalise(patches.flatten(0, 1), adapter.pixels).unflatten(0, (500, 4)) @ rows.T  # [pairs, 4, 3]
+    assert ((said[:, 1] - said[:, 1].mean(0)).argmax(-1) == truth[:, 1]).float().mean() > 0.95
+    assert 0.8 * LOUD < said[:, 1].std(0).mean() < 1.2 * LOUD
+    noise = said[:, [0, 2, 3]].flatten(0, 1).std(0).mean()
+    own = normalise(patches[:, 1], adapter.pixels)[:, :60]
+    plain = letters(own, own, truth[:, 1:])
+    alone = (normalise(patches[:, 0], adapter.pixels)[:, :60] @ plain.T).std(0).mean()
+    assert noise < 0.5 * alone
+    with torch.no_grad():
+        proj.parametrizations.weight.original[5, 2] = 1.0
+    assert not torch.equal(before[5], proj.weight[5])
+    assert torch.equal(before[6], proj.weight[6])
 
 
 def test_several_runs_are_exported_as_the_mean_of_their_weights(tmp_path: Path):

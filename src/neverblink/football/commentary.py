@@ -9,7 +9,7 @@ from neverblink.arcade.commentary import bin_of
 from neverblink.arcade.events import Kind
 from neverblink.arcade.sport import BINS, Sport
 from neverblink.errors import ConfigError
-from neverblink.football.truth import RESTARTS, SIDES, MatchState
+from neverblink.football.truth import MINUTES, RESTARTS, SIDES, MatchState
 
 # At 2 pictures a second the next one is at most 0.4 s away: steps are 0.1 s apart.
 _PICTURE = 0.4
@@ -58,14 +58,14 @@ _REACH = (0.01, 0.02, 0.03, 0.045, 0.07, 0.1, 0.15)  # bounds of classes: most i
 
 
 def describe_state(state: MatchState) -> str:
-    """The dense line: " Ball in the left third, top; blue have it, moving right."
+    """The dense line: " Ball in the left third, top; blue have it, moving right; minute 45."
 
-    No score: the picture's score bar is too small to be read.
+    No score: of most goals the picture's score bar takes no notice.
     """
     third = THIRDS[bin_of(state.x, -_HALF_LENGTH, _HALF_LENGTH, len(THIRDS))]
     flank = FLANKS[bin_of(state.y, -_HALF_WIDTH, _HALF_WIDTH, len(FLANKS))]
     way = ("still", "moving left", "moving right")[_way(state)]
-    return f" Ball in the {third}, {flank}; {SIDES[state.side]} have it, {way}."
+    return f" Ball in the {third}, {flank}; {SIDES[state.side]} have it, {way}; minute {state.minute}."
 
 
 def measure(state: MatchState) -> tuple[int, ...]:
@@ -81,6 +81,8 @@ def measure(state: MatchState) -> tuple[int, ...]:
         int(state.reach[1] < state.reach[0]),
         *(bisect_right(_REACH, reach) for reach in state.reach),
         *(bin_of(x, -_HALF_LENGTH, _HALF_LENGTH, BINS) for x in state.block),
+        state.minute // 10,
+        state.minute % 10,
     )
 
 
@@ -124,6 +126,8 @@ FOOTBALL = Sport(
         "blue reach": len(_REACH) + 1,
         "yellow block": BINS,
         "blue block": BINS,
+        "minute tens": MINUTES // 10 + 1,
+        "minute units": 10,
     },
     measure=measure,
     states=frozenset({"goal", "new_match", "tally"}),

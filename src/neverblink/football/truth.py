@@ -29,6 +29,8 @@ SAVE_FROM = 0.7  # x: further out, a keeper clears the ball like any other playe
 GOALS_WITHIN = 300.0  # seconds
 REMINDERS: dict[int, Kind] = {2: "second_goal", 3: "third_goal", 4: "fourth_goal"}  # goals in that time -> kind
 SPELL = 60  # seconds
+MINUTES = 90  # that the clock in the picture runs
+LENGTH = 300.0  # seconds in which it does
 SPELL_SHARE = 0.7  # of them
 
 
@@ -55,6 +57,7 @@ class MatchState(NamedTuple):
     owner: int = -1  # who has the ball at his feet: 0, 1, or -1 for nobody
     reach: tuple[float, float] = (0.0, 0.0)  # from the ball to the nearest player of each side
     block: tuple[float, float] = (0.0, 0.0)  # mean x of each side's players, without the keeper
+    minute: int = 0  # that the clock in the picture shows
 
 
 def takes(record: Record) -> list[Take]:
@@ -250,6 +253,7 @@ def states(record: Record, fps: int) -> Iterator[MatchState]:
             int(record.owner[step]),
             (float(reach[0]), float(reach[1])),
             (float(players[0, 1:, 0].mean()), float(players[1, 1:, 0].mean())),
+            min(int(step * record.step_seconds * MINUTES / LENGTH), MINUTES),
         )
 
 

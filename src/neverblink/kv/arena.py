@@ -96,6 +96,11 @@ class Arena:
                 f"{self.anchor_rows} of a slot; give it smaller windows, or name its options when the slots are made"
             )
 
+    def rewritten(self, slot: int, a: int, b: int) -> None:
+        """Keys of anchors [a, b) were computed anew where they stand: their masters are these now."""
+        for k, masters in zip(self.k, self.masters, strict=True):
+            masters[slot, :, a:b] = k[slot, :, a:b]
+
     def parts(self, n: int, anchors: int, cells: np.ndarray) -> list[tuple[str, list[torch.Tensor], int]]:
         """What a slot holds of `n` rows: a name, tensors [slots, .., rows, width] of each layer, rows in use.
 

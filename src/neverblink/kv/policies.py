@@ -44,6 +44,7 @@ class Plan:
     keep: np.ndarray  # [kept] indices into the rows
     moved: np.ndarray  # [kept] bool: this row is previous text from now on
     reuse: bool = True  # False: nothing in the arena is used again, every kept row is fed once more
+    reread: bool = False  # True: what is moved is fed once more, behind the opening and the text before it (reread.py)
     forgot: int = 0  # tokens of commentary that leave because they only repeated themselves (loops.py)
 
 
@@ -107,7 +108,7 @@ def trim(count: int, sink: int, window: int) -> np.ndarray:
     return np.concatenate([np.arange(sink), np.arange(count - window, count)])
 
 
-def _plan(rows: Rows, front: np.ndarray, moved: np.ndarray, rest: np.ndarray, *, reuse: bool = True) -> Plan:
+def _plan(rows: Rows, front: np.ndarray, moved: np.ndarray, rest: np.ndarray, **how: bool) -> Plan:
     """Opening, its text, what was moved there, the block's end, then the rest in its old order."""
     kinds = rows.kinds
     close = np.flatnonzero(kinds == Kind.PREVIOUS_CLOSE)
@@ -115,7 +116,7 @@ def _plan(rows: Rows, front: np.ndarray, moved: np.ndarray, rest: np.ndarray, *,
     keep = np.concatenate([head, front, moved, close, rest])
     is_moved = np.zeros(len(keep), dtype=bool)
     is_moved[len(head) + len(front) : len(head) + len(front) + len(moved)] = True
-    return Plan(keep, is_moved, reuse)
+    return Plan(keep, is_moved, **how)
 
 
 def _everything(rows: Rows) -> Plan:
@@ -193,11 +194,16 @@ class Streaming:
             text[kept[kept >= len(previous)]],
             np.flatnonzero(body & ~dead),
             reuse=self.reuse,
+            reread=self.reread,
         )
 
     @property
     def reuse(self) -> bool:
         return True
+
+    @property
+    def reread(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,16 @@ class Recompute(Streaming):
     @property
     def reuse(self) -> bool:
         return False
+
+
+@dataclass(frozen=True)
+class Reread(Streaming):
+    """`streaming`, and words that leave the window are read once more: their keys and values are then those of the
+    previous text in training, not those of the time when they were said. Costs a short feed whenever words leave."""
+
+    @property
+    def reread(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -351,6 +367,7 @@ policies = Registry(
         "full": "neverblink.kv.policies:Full",
         "sliding": "neverblink.kv.policies:Sliding",
         "recompute": "neverblink.kv.policies:Recompute",
+        "reread": "neverblink.kv.policies:Reread",
         "last-frames": "neverblink.kv.policies:LastFrames",
         "streaming-vlm": "neverblink.kv.policies:StreamingVLM",
     },

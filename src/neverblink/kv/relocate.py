@@ -67,6 +67,9 @@ def _relocate(
     vision = table.cells[:n] >= 0 if isinstance(arena, CompactArena) else np.zeros(0, dtype=bool)
     table.gather(keep)
     table.kinds[: len(keep)][plan.moved] = Kind.PREVIOUS
+    if plan.reread and plan.moved.any():
+        behind = table.kinds[: len(keep)] == Kind.PREVIOUS_CLOSE
+        table.serials[: len(keep)][plan.moved | behind] = -1
     table.n = kept = len(cached)
     if positions == "native" or not kept:
         table.anchors = 0

@@ -7,6 +7,7 @@ Positions of any kept set follow from two columns: `pos = exclusive_cumsum(adv) 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ COLUMNS: dict[str, tuple[type, tuple[int, ...]]] = {
     "loc": (np.float64, (3,)),  # place within the block on the t, h, w axes; 0 for text
     "pos": (np.float64, (3,)),  # the angle baked into the key; valid for rows < n
     "pos0": (np.float64, (3,)),  # position baked into the row's master, or into its bytes; valid for these
-    "serials": (np.int64, ()),  # order in which keys were computed; -1 while pending
+    "serials": (np.int64, ()),  # order in which keys were computed; -1 while pending, or to be read once more
 }
 
 
@@ -171,6 +172,16 @@ class Table:
         self.serials[self.n : upto] = np.arange(self.next_serial, self.next_serial + count)
         self.next_serial += count
         self.n = upto
+
+    @contextmanager
+    def reopened(self, a: int, b: int) -> Iterator[None]:
+        """Within, rows [a, b) are pending and none stands behind them; `commit` gives them new serials."""
+        n, m, next_pos = self.n, self.m, self.next_pos
+        self.n, self.m = a, b
+        try:
+            yield
+        finally:
+            self.n, self.m, self.next_pos = n, m, next_pos
 
     def mark(self) -> tuple[int, int, float, int]:
         """Where the table ends now, for `rewind`."""

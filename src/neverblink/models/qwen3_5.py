@@ -25,6 +25,7 @@ class Qwen35(Qwen3VL):
     about = "Qwen3.5, dense: as qwen3_vl; its recurrent layers keep a trace of all that was fed"
     refused_policies: ClassVar[dict[str, str]] = {
         "sliding": "it begins anew with the opening, and recurrent layers cannot forget; use streaming or recompute",
+        "reread": "recurrent layers cannot read words once more in an earlier place; use streaming or recompute",
         "streaming-vlm": "it reproduces a reference that knows attention only; use streaming or recompute",
     }
 

@@ -35,7 +35,7 @@ from neverblink.models.base import VisionBlock
 from neverblink.models.qwen2_5_vl import Qwen25VL, read_pixel_options
 from neverblink.script import SILENCE, Script, ScriptOptions
 from neverblink.training.courses import ArcadeCourse, Course, courses_of
-from neverblink.training.look import Glance, Pairs, by_grid, fields_of, look, whiten
+from neverblink.training.look import Field, Glance, Pairs, Print, by_grid, fields_of, look, whiten
 from neverblink.training.loop import LoopOptions, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encoded, Footage, Quiz, collect, read
@@ -160,6 +160,14 @@ def grid_of(course: Course, pixels: PixelOptions) -> tuple[int, int]:
     return height // pixels.patch, width // pixels.patch
 
 
+def print_of(course: Course, fields: Sequence[Field], pixels: PixelOptions) -> Print:
+    """Where a course's small print stands in its patches."""
+    picture, (place, names) = torch.zeros(2, 3, *course.frame, dtype=torch.uint8), course.fine or ((), ())
+    picture[:, :, *place] = 255
+    columns = [i for i, (name, _) in enumerate(fields) if name in names]
+    return Print(grid_of(course, pixels), cut(resize(picture, pixels), pixels)[0] > 127, columns)
+
+
 def adapter_of(run: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Qwen25VL:
     """The run's own checkpoint."""
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
@@ -216,8 +224,12 @@ def see(run: Path, args: argparse.Namespace) -> None:
     adapter, usual = adapter_of(run, args.device), USUAL[args.stage]
     courses = courses_of(args.sports, args.football)
     fields = fields_of([course.sport for course in courses])
+    seen = run / "seen.json"
+    known = json.loads(seen.read_text()) if seen.is_file() else {}
+    new = [column for column, (name, _) in enumerate(fields) if name not in known]
     kept = [name in args.keep for name in args.sports]
-    often = [1 / kept.count(keeps) for keeps in kept]  # half of the pairs for what is kept, half for what is learned
+    same = [keeps and known.keys() >= course.sport.fields.keys() for keeps, course in zip(kept, courses, strict=True)]
+    often = [1 / same.count(stays) for stays in same]  # half of the pairs for what stays, half for what is learned
     pairs = Pairs(courses, adapter.pixels, args.seed + 1, often=often)
     loader = DataLoader(
         pairs,
@@ -227,7 +239,8 @@ def see(run: Path, args: argparse.Namespace) -> None:
         collate_fn=by_grid,
     )
     before = adapter_of(args.like or run, args.device).model.model.visual if args.keep else None
-    whiten(adapter, iter(loader), fresh=not (run / "seen.json").is_file())
+    prints = [print_of(course, fields, adapter.pixels) for course in courses if course.fine]
+    whiten(adapter, iter(loader), not known, prints, keep=all(kept) and bool(prints))
     shares = look(
         adapter,
         iter(loader),
@@ -238,9 +251,10 @@ def see(run: Path, args: argparse.Namespace) -> None:
         args.steps,
         [number for number, keeps in enumerate(kept) if keeps],
         before,
+        new,
     )
     adapter.model.save_pretrained(run)
-    (run / "seen.json").write_text(json.dumps({name: round(share, 3) for name, share in shares.items()}, indent=1))
+    seen.write_text(json.dumps({name: round(share, 3) for name, share in shares.items()}, indent=1))
 
 
 def film_scenes(run: Path, args: argparse.Namespace) -> None:

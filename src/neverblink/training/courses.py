@@ -26,11 +26,17 @@ BENCHMARK_SEEDS = 1_000_000  # from here up; training never draws them
 ARCADE_FPS = 8
 SHIFT = 6, 12  # pixels down and across by which a recorded picture is moved, at most
 LIGHT = 0.2  # by which its light is changed, at most
+BAR = slice(0, 11), slice(50, 152)  # rows and columns of the score bar, which stays as it is
+CLOCK = slice(2, 11), slice(62, 78)  # of the clock in it
 CLIPPED = 0.75  # share of the streams of football that are made of clips
 CLIP = 18, 43  # seconds, at least, and less than
 ENDS = 0.05, 0.5  # share of the clips behind which another match begins; drawn for each match
 OF_GOALS = 0.0, 0.6  # share of the clips inside of a match that are chosen for a goal; drawn for each match
 KEEN = 0.85  # probability of a remark when one is due, in clips
+
+
+# Rows and columns of print that is much smaller than all else, and the fields that it tells.
+Fine = tuple[tuple[slice, slice], tuple[str, ...]] | None
 
 
 class Course(Protocol):
@@ -39,6 +45,7 @@ class Course(Protocol):
     sport: Sport
     fps: int  # pictures of one second
     frame: tuple[int, int]  # height and width of a picture
+    fine: Fine
 
     def pairs(self, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
         """([2, height, width, 3] uint8 RGB, two pictures 1 / fps apart; the state at the second), not for ever."""
@@ -55,6 +62,7 @@ class ArcadeCourse:
     """
 
     frame = HEIGHT, WIDTH
+    fine: Fine = None
 
     def __init__(self, name: str, fps: int = ARCADE_FPS, per_game: int = 200):
         self.sport, self.fps, self.per_game = sports[name], fps, per_game
@@ -87,6 +95,7 @@ class FootballCourse:
     """
 
     sport, fps, frame = FOOTBALL, FPS, (PITCH_HEIGHT, PITCH_WIDTH)
+    fine: Fine = CLOCK, ("minute tens", "minute units")
 
     def __init__(self, place: Path):
         self.matches = [path for path in find_matches(place) if not is_held_out(path)]
@@ -148,7 +157,7 @@ class FootballCourse:
 
 
 def disturbed(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Pictures [n, height, width, 3] uint8, all a little moved, and lighter or darker.
+    """Pictures [n, height, width, 3] uint8 of a match, all a little moved, lighter or darker, but for the score bar.
 
     Recordings are few, and by its place and light a tower knows a picture again instead of understanding it.
     """
@@ -159,7 +168,9 @@ def disturbed(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     light, contrast = 1 + rng.uniform(-LIGHT, LIGHT, 2)
     values = np.arange(256.0)
     table = ((values - 128) * contrast + 128 * light).clip(0, 255).astype(np.uint8)
-    return table[moved]
+    found = table[moved]
+    found[:, *BAR] = pictures[:, *BAR]
+    return found
 
 
 def courses_of(names: Sequence[str], football: Path | None) -> list[Course]:
