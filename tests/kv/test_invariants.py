@@ -145,7 +145,9 @@ def test_positions_have_one_offset_and_anchors_come_from_masters(plot: Plot) -> 
         cos, sin = stream.adapter.rotation(old, new)
         for k, masters in zip(stream.arena.k, stream.arena.masters, strict=True):
             turned = rotate(masters[0, :, : table.anchors], cos, sin)
-            torch.testing.assert_close(k[0, :, : table.anchors], turned, atol=0, rtol=0)
+            # What was read once more is its own master: not turned yet, as a turn by nothing is off by a rounding.
+            off = 3e-7 if plot.policy == "reread" else 0
+            torch.testing.assert_close(k[0, :, : table.anchors], turned, atol=off, rtol=off)
         kinds = rows.kinds.tolist()
     assert kinds[0] == Kind.SYSTEM
     assert sorted(kinds.index(k) for k in set(kinds) if k <= Kind.PREVIOUS_CLOSE) == [

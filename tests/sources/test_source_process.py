@@ -106,7 +106,7 @@ def test_the_child_dies_with_its_parent(tmp_path):
 
 @linux
 def test_open_and_close_leave_nothing_behind(tmp_path):
-    """30 cycles, some read to the end, some left in the middle, some not read: fds, threads and children as before."""
+    """30 cycles, read to the end, left in the middle or not read: no fd, thread or child more than before."""
     path = media.write_video(tmp_path / "clip.mp4", frames=300)
     ourselves = psutil.Process()
 
@@ -119,7 +119,8 @@ def test_open_and_close_leave_nothing_behind(tmp_path):
         with open_source(path) as source:
             frames = source.frames()
             list(itertools.islice(frames, (0, 3, 1000)[cycle % 3]))
-    assert before == counts()
+    # What an earlier test of this process left to be collected may be gone by now; a leak of ours would be 30 more.
+    assert all(now <= then for then, now in zip(before, counts(), strict=True))
 
 
 def test_a_refused_source_leaves_nothing_behind(tmp_path):
@@ -128,7 +129,8 @@ def test_a_refused_source_leaves_nothing_behind(tmp_path):
     for _ in range(5):
         with pytest.raises(Exception, match="not a video"), open_source(tmp_path / "notes.txt"):
             pass
-    assert before == (psutil.Process().num_fds(), threading.active_count())
+    assert psutil.Process().num_fds() <= before[0]
+    assert threading.active_count() <= before[1]
 
 
 def test_noise_never_reaches_the_parent(tmp_path, watch):

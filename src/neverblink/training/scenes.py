@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from neverblink.errors import ConfigError
 
 Query = str
-PER_FILE = 100  # scenes
+PER_FILE = 25  # scenes; what is held is lost where the stage is stopped
 
 
 class Quiz(NamedTuple):
