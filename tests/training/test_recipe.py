@@ -22,8 +22,9 @@ from neverblink.outputs.base import clock
 from neverblink.script import Script, ScriptOptions
 from neverblink.training.arcade import COMMENTATE, adapter_of, film, see
 from neverblink.training.courses import ArcadeCourse, courses_of
+from neverblink.training.embedding import LOUD, Print, letters, whiten
 from neverblink.training.export import export
-from neverblink.training.look import LOUD, Glance, Group, Pairs, Print, by_grid, fields_of, letters, look, whiten
+from neverblink.training.look import Glance, Group, Pairs, by_grid, fields_of, look
 from neverblink.training.loop import LoopOptions, optimizers_of, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encode, Encoded, Footage, Quiz, Scene, collect, read

@@ -35,7 +35,8 @@ from neverblink.models.base import VisionBlock
 from neverblink.models.qwen2_5_vl import Qwen25VL, read_pixel_options
 from neverblink.script import SILENCE, Script, ScriptOptions
 from neverblink.training.courses import ArcadeCourse, Course, courses_of
-from neverblink.training.look import Field, Glance, Pairs, Print, by_grid, fields_of, look, whiten
+from neverblink.training.embedding import Print, whiten
+from neverblink.training.look import Field, Glance, Pairs, by_grid, fields_of, look
 from neverblink.training.loop import LoopOptions, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encoded, Footage, Quiz, collect, read

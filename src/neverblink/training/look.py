@@ -8,11 +8,10 @@ the checkpoint.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +24,6 @@ from neverblink.training.courses import Course
 from neverblink.vision.pixels import PixelOptions, cut, normalise, resize
 
 KEEP = 10.0  # loss weight of the drift of tokens that are to stay, as a share of their variance
-LOUD = 8.0  # how strong small print is, where main directions are 1; with 1 a clock was learned after twice the steps
-AGAINST = 0.3  # weight of what the directions of small print answer elsewhere
 KNOWN = 0.5  # loss weight of naming the state of sports that are kept
 Field = tuple[str, int]  # name and number of classes
 Grid = tuple[int, int]  # height and width in patches
@@ -100,151 +97,6 @@ def by_grid(pairs: Sequence[tuple[Grid, np.ndarray, np.ndarray]]) -> list[Group]
         patches, truth = zip(*group, strict=True)
         found.append((grid, torch.from_numpy(np.stack(patches)), torch.from_numpy(np.stack(truth))))
     return found
-
-
-class Whitened(torch.nn.Module):
-    """A patch embedding written in the main directions of real patches, each as strong as the other.
-
-    The gradient for the plain weights follows what varies most, players and backgrounds; digits of 5 x 4 pixels, that
-    a linear probe on the pixels reads at once (0.92 of 2,400 pairs), were at 0.1 after half an hour. Learned in these
-    directions they come as fast as the rest. A parametrisation in torch's sense: the weights that are saved are plain.
-
-    Args:
-        patches: [n, values] normalised, from all that is to be seen.
-        rank: number of directions.
-        fresh: start anew; else from the weights that are there, as far as the directions can tell them.
-        more: [n, values], directions of what is too small to count among the main ones.
-    """
-
-    basis: torch.Tensor  # [rank + n, values]
-
-    def __init__(self, patches: torch.Tensor, rank: int, fresh: bool, more: Sequence[torch.Tensor] = ()):
-        super().__init__()
-        self.fresh, self.rank = fresh, rank
-        _, spread, directions = torch.svd_lowrank(patches, q=rank + 32, niter=2)
-        strength = spread[:rank] / len(patches) ** 0.5  # root mean square along each direction
-        self.register_buffer("basis", torch.cat([(directions[:, :rank] / (strength + strength[-1])).T, *more]))
-
-    def forward(self, inner: torch.Tensor) -> torch.Tensor:
-        """[out, rank] -> [out, 3, 2, patch, patch]."""
-        size = math.isqrt(self.basis.shape[1] // 6)
-        return (inner @ self.basis).view(len(inner), 3, 2, size, size)
-
-    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """[out, 3, 2, patch, patch] -> [out, rank + n]; the main directions are at right angles to each other."""
-        if self.fresh:
-            return torch.randn(len(weight), len(self.basis), device=weight.device) / self.rank**0.5
-        main = self.basis[: self.rank]
-        told = weight.flatten(1) @ (main / main.square().sum(1, keepdim=True)).T
-        return torch.nn.functional.pad(told, (0, len(self.basis) - self.rank))
-
-
-class Lettered(torch.nn.Module):
-    """A patch embedding that stays as it is, but for what it makes of the directions in which print is read.
-
-    Args:
-        weight: [out, 3, 2, patch, patch] as it is. rows: [n, values].
-    """
-
-    base: torch.Tensor
-    rows: torch.Tensor
-
-    def __init__(self, weight: torch.Tensor, rows: torch.Tensor):
-        super().__init__()
-        self.register_buffer("base", weight.detach().clone())
-        self.register_buffer("rows", rows)
-
-    def forward(self, inner: torch.Tensor) -> torch.Tensor:
-        """[out, n] -> [out, 3, 2, patch, patch]."""
-        return self.base + (inner @ self.rows).view_as(self.base)
-
-    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """Nothing of the directions yet."""
-        return weight.new_zeros(len(weight), len(self.rows))
-
-
-class Print(NamedTuple):
-    """Small print in pictures of one grid, and what it tells."""
-
-    grid: Grid
-    where: torch.Tensor  # [patches, values] bool; all of it in one patch
-    columns: list[int]  # of the fields
-
-
-def letters(small: torch.Tensor, other: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-    """Directions in which print is read.
-
-    A ball and a player are what patches differ in; a digit of four pixels on a grey bar is not among their first 1,536
-    directions: a tower read a clock in 0.50 after 600 steps, and a ridge regression in 0.96 at once. Where no print is
-    these directions answer little, as the other patches are held against them.
-
-    Args:
-        small: [n, m] the pixels of the print. other: [k, m] the same of other patches. told: [n, fields] classes.
-
-    Returns:
-        [classes, m], along each of which the print varies by `LOUD`.
-    """
-    wanted = torch.cat([torch.nn.functional.one_hot(column) for column in told.T], 1).float()
-    wanted = wanted[:, wanted.any(0)]
-    mean = small.mean(0)
-    small, other = small - mean, other - mean
-    spread = small.T @ small / len(small) + AGAINST * other.T @ other / len(other)
-    spread.diagonal().add_(0.01 * spread.diagonal().mean())
-    found = torch.linalg.solve(spread, small.T @ (wanted - wanted.mean(0)) / len(small))  # [m, classes]
-    return (found * (LOUD / (small @ found).std(0))).T
-
-
-def _pixels(adapter: Qwen25VL, patches: torch.Tensor, those: torch.Tensor) -> torch.Tensor:
-    """[pairs, n, values] uint8 -> [pairs * n, m] normalised, of those [values] bool."""
-    return normalise(patches.flatten(0, 1), adapter.pixels)[:, those]
-
-
-def whiten(
-    adapter: Qwen25VL,
-    batches: Iterator[list[Group]],
-    fresh: bool,
-    prints: Sequence[Print] = (),
-    keep: bool = False,
-    seen: int = 24_000,
-    rank: int = 1_536,
-    read: int = 4_000,
-) -> None:
-    """Write the tower's patch embedding in the directions of the next `seen` patches, and those of small print as told
-    by `read` pairs of each.
-
-    Args:
-        keep: leave all but the print as it is.
-    """
-    seen = 0 if keep else seen
-    held: list[torch.Tensor] = []
-    found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in prints]
-    others: list[list[torch.Tensor]] = [[] for _ in prints]
-    while sum(map(len, held)) < seen or any(sum(len(told) for _, told in parts) < read for parts in found):
-        for grid, patches, truth in next(batches):
-            if sum(map(len, held)) < seen:
-                held.append(patches.flatten(0, 1))
-            for (own, where, columns), parts, aside in zip(prints, found, others, strict=True):
-                there, pixels = where.any(1), where.any(0)
-                if grid == own:
-                    shown = truth[:, columns].amin(1) >= 0
-                    parts.append((_pixels(adapter, patches[shown][:, there], pixels), truth[shown][:, columns]))
-                    patches = patches[:, ~there]
-                some = torch.randint(patches.shape[1], (len(patches), 2))
-                aside.append(_pixels(adapter, patches[torch.arange(len(patches))[:, None], some], pixels))
-    more = []
-    for (_, where, _), parts, aside in zip(prints, found, others, strict=True):
-        small, told = (torch.cat(part) for part in zip(*parts, strict=True))
-        rows = letters(small, torch.cat(aside), told)
-        more.append(torch.zeros(len(rows), where.shape[1]))
-        more[-1][:, where.any(0)] = rows
-    more = [rows.to(adapter.device) for rows in more]
-    proj = adapter.model.model.visual.patch_embed.proj
-    directions: torch.nn.Module
-    if keep:
-        directions = Lettered(proj.weight, torch.cat(more))
-    else:
-        directions = Whitened(normalise(torch.cat(held), adapter.pixels).to(adapter.device), rank, fresh, more)
-    torch.nn.utils.parametrize.register_parametrization(proj, "weight", directions)
 
 
 class Glance:
