@@ -20,7 +20,7 @@ from neverblink.model import Model
 from neverblink.models.base import VisionBlock
 from neverblink.outputs.base import clock
 from neverblink.script import Script, ScriptOptions
-from neverblink.training.arcade import COMMENTATE, adapter_of, film, see
+from neverblink.training.arcade import COMMENTATE, adapter_of, film, known_fields, see
 from neverblink.training.courses import ArcadeCourse, courses_of
 from neverblink.training.embedding import LOUD, Print, letters, whiten
 from neverblink.training.export import export
@@ -411,7 +411,7 @@ def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypat
 
 
 def test_a_new_field_of_a_kept_sport_is_learned(tmp_path: Path):
-    """Sixty steps: named or not counts much more for it than for what is known."""
+    """That it is not named counts much more than for what is known."""
     torch.manual_seed(0)
     size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
     tokenizer = train_tokenizer(["the ball"] * 10, tmp_path, vocabulary=300)
@@ -497,6 +497,10 @@ def test_several_runs_are_exported_as_the_mean_of_their_weights(tmp_path: Path):
     export(runs[:1], tmp_path / "to")
     told = json.loads((tmp_path / "to" / "neverblink.json").read_text())["training"]
     assert {"last_log_line": {"step": 7}} == told
+    assert set() == known_fields(runs[0]) == known_fields(tmp_path / "to")
+    (runs[0] / "seen.json").write_text('{"there": 0.9, "ball x": 0.5}')
+    export(runs[:1], tmp_path / "to")
+    assert {"there", "ball x"} == known_fields(runs[0]) == known_fields(tmp_path / "to")
     with pytest.raises(ConfigError, match=r"\(64, 64\) in .*a and \(32, 64\) in .*c: no mean"):
         export([runs[0], runs[2], runs[1]], tmp_path / "to")
 

@@ -36,6 +36,7 @@ from neverblink.models.qwen2_5_vl import Qwen25VL, read_pixel_options
 from neverblink.script import SILENCE, Script, ScriptOptions
 from neverblink.training.courses import ArcadeCourse, Course, courses_of
 from neverblink.training.embedding import Print, whiten
+from neverblink.training.export import SEEN
 from neverblink.training.look import Field, Glance, Pairs, by_grid, fields_of, look
 from neverblink.training.loop import LoopOptions, train
 from neverblink.training.recipes import SmallVLM, build, save
@@ -220,16 +221,22 @@ def start(run: Path, courses: Sequence[Course], seed: int, size: SmallVLM) -> No
     save(build(size, tokenizer), tokenizer, run, size, card)
 
 
+def known_fields(run: Path) -> set[str]:
+    """Names of the fields that the tower has learned to name: by the run's own file or, if exported, by its card."""
+    if (run / SEEN).is_file():
+        return set(json.loads((run / SEEN).read_text()))
+    return set(json.loads((run / "neverblink.json").read_text()).get("training", {}).get("seen", ()))
+
+
 def see(run: Path, args: argparse.Namespace) -> None:
     """Stage `see`: the tower, alone."""
     adapter, usual = adapter_of(run, args.device), USUAL[args.stage]
     courses = courses_of(args.sports, args.football)
     fields = fields_of([course.sport for course in courses])
-    seen = run / "seen.json"
-    known = json.loads(seen.read_text()) if seen.is_file() else {}
+    known = known_fields(run)
     new = [column for column, (name, _) in enumerate(fields) if name not in known]
     kept = [name in args.keep for name in args.sports]
-    same = [keeps and known.keys() >= course.sport.fields.keys() for keeps, course in zip(kept, courses, strict=True)]
+    same = [keeps and known >= course.sport.fields.keys() for keeps, course in zip(kept, courses, strict=True)]
     often = [1 / same.count(stays) for stays in same]  # half of the pairs for what stays, half for what is learned
     pairs = Pairs(courses, adapter.pixels, args.seed + 1, often=often)
     loader = DataLoader(
@@ -255,7 +262,7 @@ def see(run: Path, args: argparse.Namespace) -> None:
         new,
     )
     adapter.model.save_pretrained(run)
-    seen.write_text(json.dumps({name: round(share, 3) for name, share in shares.items()}, indent=1))
+    (run / SEEN).write_text(json.dumps({name: round(share, 3) for name, share in shares.items()}, indent=1))
 
 
 def film_scenes(run: Path, args: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from neverblink.errors import ConfigError
 
+SEEN = "seen.json"  # what the tower has learned to name, and how well
 FILES = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "generation_config.json")
 
 
@@ -47,6 +48,8 @@ def export(runs: Sequence[Path], to: Path) -> None:
             shutil.copy(run / name, to / name)
     (to / "model.safetensors").chmod(0o644)
     card = json.loads((run / "neverblink.json").read_text())
+    if (run / SEEN).is_file():  # so that `see` may go on from the export
+        card["training"]["seen"] = sorted(json.loads((run / SEEN).read_text()))
     logs = [run / "log.jsonl" for run in runs]
     last = [json.loads(log.read_text().splitlines()[-1]) for log in logs if log.is_file()]
     if len(runs) > 1:
