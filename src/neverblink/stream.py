@@ -2,7 +2,7 @@
 
     frames -> see -> make room -> read -> speak -> caption
 
-Only `_feed` appends to the KV cache, only `_make_room` drops or moves what is in it. The CLI, the benchmarks and (for
+Only `_feed` writes into the KV cache, only `_make_room` drops or moves what is in it. The CLI, the benchmarks and (for
 the format) training walk this same path.
 """
 
@@ -154,7 +154,7 @@ class Stream:
         check_room(plan, coming)
         relocate(self.table, self.arena, self.slot, plan, self.adapter, self.options.positions, self.options.rebase_at)
         self.embeds = {t: e for t, e in self.embeds.items() if not plan.reuse and t in self.rows().turns}
-        yield from reread(self.cache, self.adapter)
+        yield from reread(self.cache, self._feed)
         return plan.forgot
 
     def _read(self, pieces: list[Piece], vision: VisionBlock | None, end: float, turn: int) -> Steps[Reply]:

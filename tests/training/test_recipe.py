@@ -22,7 +22,7 @@ from neverblink.outputs.base import clock
 from neverblink.script import Script, ScriptOptions
 from neverblink.training.arcade import COMMENTATE, adapter_of, film, known_fields, see
 from neverblink.training.courses import ArcadeCourse, courses_of
-from neverblink.training.embedding import LOUD, Print, letters, whiten
+from neverblink.training.embedding import LOUD, Print, directions_of, letter, letters, whiten
 from neverblink.training.export import export
 from neverblink.training.look import Glance, Group, Pairs, by_grid, fields_of, look
 from neverblink.training.loop import LoopOptions, optimizers_of, train
@@ -48,6 +48,14 @@ def toy_film(seed: int) -> Footage:
 
 def load() -> Encode:
     return lambda patches, grid, seconds: patches[:, :1].float().view(seconds, grid[1], 1).expand(-1, -1, HIDDEN)
+
+
+def a_checkpoint(folder: Path, seed: int = 0) -> None:
+    """A small model with random weights."""
+    torch.manual_seed(seed)
+    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
+    tokenizer = train_tokenizer(["the ball"] * 10, folder, vocabulary=300)
+    save(build(size, tokenizer), tokenizer, folder, size, {})
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -347,10 +355,7 @@ def test_what_no_picture_shows_is_asked_three_times_as_often():
 
 def test_a_sport_is_learned_while_the_others_stay(tmp_path: Path):
     """Tokens of a sport that is kept stay nearly what they were; left alone they drift."""
-    torch.manual_seed(0)
-    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
-    tokenizer = train_tokenizer(["the ball"] * 10, tmp_path, vocabulary=300)
-    save(build(size, tokenizer), tokenizer, tmp_path, size, {})
+    a_checkpoint(tmp_path)
     courses = courses_of(["pong", "boxing"], None)
     fields = fields_of([course.sport for course in courses])
     pairs = iter(Pairs(courses, adapter_of(tmp_path).pixels, 3, live=8, often=(1, 3)))
@@ -377,13 +382,10 @@ def test_a_sport_is_learned_while_the_others_stay(tmp_path: Path):
 
 @pytest.mark.parametrize("other", [False, True])
 def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: bool):
-    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
     runs = [tmp_path / "run", tmp_path / "like"]
     for seed, run in enumerate(runs):
-        torch.manual_seed(seed)
         run.mkdir()
-        tokenizer = train_tokenizer(["the ball"] * 10, run, vocabulary=300)
-        save(build(size, tokenizer), tokenizer, run, size, {})
+        a_checkpoint(run, seed)
     seen = {}
 
     def looked(adapter: object, batches: object, fields: object, *rest: object) -> dict[str, float]:
@@ -412,10 +414,7 @@ def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypat
 
 def test_a_new_field_of_a_kept_sport_is_learned(tmp_path: Path):
     """That it is not named counts much more than for what is known."""
-    torch.manual_seed(0)
-    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
-    tokenizer = train_tokenizer(["the ball"] * 10, tmp_path, vocabulary=300)
-    save(build(size, tokenizer), tokenizer, tmp_path, size, {})
+    a_checkpoint(tmp_path)
     courses = courses_of(["pong"], None)
     fields = fields_of([course.sport for course in courses])
     pairs = iter(Pairs(courses, adapter_of(tmp_path).pixels, 3, live=8))
@@ -449,15 +448,12 @@ def test_small_print_is_read_in_directions_of_its_own(tmp_path: Path):
     """What a stroke of six pixels says is plain along them, and they answer less to what is no print."""
     where = torch.zeros(4, 9_600, dtype=torch.bool)
     where[1, :60] = True
-    torch.manual_seed(0)
-    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
-    tokenizer = train_tokenizer(["the ball"] * 10, tmp_path, vocabulary=300)
-    save(build(size, tokenizer), tokenizer, tmp_path, size, {})
+    a_checkpoint(tmp_path)
     adapter = adapter_of(tmp_path)
     proj = adapter.model.model.visual.patch_embed.proj
     before = proj.weight.detach().clone()
     batches = ([a_print(100, seed)] for seed in count())
-    whiten(adapter, batches, False, [Print((2, 2), where, [1])], keep=True, read=2_000)
+    letter(adapter, [directions_of(adapter, batches, Print((2, 2), where, [1]), read=2_000)])
     assert torch.equal(before, proj.weight)  # nothing is read yet
     rows = proj.parametrizations.weight[0].rows
     assert (3, 9_600) == rows.shape
@@ -535,10 +531,7 @@ def test_the_tower_learns_to_name_the_state(tmp_path: Path, merge: int, steps: i
 def test_a_tower_that_goes_on_sees_what_it_saw(tmp_path: Path, fresh: bool):
     """Written in the directions of real patches, trained weights still answer these patches as before; a fresh start
     forgets them."""
-    torch.manual_seed(0)
-    size = SmallVLM(layers=1, hidden=64, vision_hidden=96, vision_layers=1, vision_mlp=96, mlp=64)
-    tokenizer = train_tokenizer(["the ball"] * 10, tmp_path, vocabulary=300)
-    save(build(size, tokenizer), tokenizer, tmp_path, size, {})
+    a_checkpoint(tmp_path)
     adapter = adapter_of(tmp_path)
     proj = adapter.model.model.visual.patch_embed.proj
     pairs = iter(Pairs([ArcadeCourse("pong")], adapter.pixels, 3, live=4))

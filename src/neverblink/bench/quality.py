@@ -189,7 +189,7 @@ def _show(
         if data is None:
             raise ConfigError("football is recorded: give --data FOLDER, with match_*.mp4 and match_*.npz in it")
         match = FootballSource(data, SourceOptions(fps=min(fps, FPS)))
-        # The score bar is too small to be read, so the score is what the goals make it.
+        # No picture tells the score, so the score is what the goals make it.
         return Show(FOOTBALL, match, min(fps, FPS), (0, 0), match.take_events, lambda: Shown(None, ""))
     if data is not None:
         raise ConfigError(f"--data holds football matches, the sport is {sport}; take --sport football, or --seed")

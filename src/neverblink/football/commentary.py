@@ -9,7 +9,7 @@ from neverblink.arcade.commentary import bin_of
 from neverblink.arcade.events import Kind
 from neverblink.arcade.sport import BINS, Sport
 from neverblink.errors import ConfigError
-from neverblink.football.truth import MINUTES, RESTARTS, SIDES, MatchState
+from neverblink.football.truth import CLOCK_MINUTES, RESTARTS, SIDES, MatchState
 
 # At 2 pictures a second the next one is at most 0.4 s away: steps are 0.1 s apart.
 _PICTURE = 0.4
@@ -126,7 +126,7 @@ FOOTBALL = Sport(
         "blue reach": len(_REACH) + 1,
         "yellow block": BINS,
         "blue block": BINS,
-        "minute tens": MINUTES // 10 + 1,
+        "minute tens": CLOCK_MINUTES // 10 + 1,
         "minute units": 10,
     },
     measure=measure,

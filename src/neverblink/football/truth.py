@@ -29,8 +29,8 @@ SAVE_FROM = 0.7  # x: further out, a keeper clears the ball like any other playe
 GOALS_WITHIN = 300.0  # seconds
 REMINDERS: dict[int, Kind] = {2: "second_goal", 3: "third_goal", 4: "fourth_goal"}  # goals in that time -> kind
 SPELL = 60  # seconds
-MINUTES = 90  # that the clock in the picture runs
-LENGTH = 300.0  # seconds in which it does
+CLOCK_MINUTES = 90  # that the clock in the picture runs
+CLOCK_SECONDS = 300.0  # seconds in which it does
 SPELL_SHARE = 0.7  # of them
 
 
@@ -253,7 +253,7 @@ def states(record: Record, fps: int) -> Iterator[MatchState]:
             int(record.owner[step]),
             (float(reach[0]), float(reach[1])),
             (float(players[0, 1:, 0].mean()), float(players[1, 1:, 0].mean())),
-            min(int(step * record.step_seconds * MINUTES / LENGTH), MINUTES),
+            min(int(step * record.step_seconds * CLOCK_MINUTES / CLOCK_SECONDS), CLOCK_MINUTES),
         )
 
 

@@ -175,9 +175,9 @@ class Table:
 
     @contextmanager
     def reopened(self, a: int, b: int) -> Iterator[None]:
-        """Within, rows [a, b) are pending and none stands behind them; `commit` gives them new serials."""
+        """Within, rows [a, b) are pending where they stand, and none is behind them."""
         n, m, next_pos = self.n, self.m, self.next_pos
-        self.n, self.m = a, b
+        self.n, self.m, self.next_pos = a, b, float(self.pos[a, 0] - self.loc[a, 0])
         try:
             yield
         finally:

@@ -35,7 +35,7 @@ from neverblink.models.base import VisionBlock
 from neverblink.models.qwen2_5_vl import Qwen25VL, read_pixel_options
 from neverblink.script import SILENCE, Script, ScriptOptions
 from neverblink.training.courses import ArcadeCourse, Course, courses_of
-from neverblink.training.embedding import Print, whiten
+from neverblink.training.embedding import Print, directions_of, letter, whiten
 from neverblink.training.export import SEEN
 from neverblink.training.look import Field, Glance, Pairs, by_grid, fields_of, look
 from neverblink.training.loop import LoopOptions, train
@@ -164,7 +164,8 @@ def grid_of(course: Course, pixels: PixelOptions) -> tuple[int, int]:
 
 def print_of(course: Course, fields: Sequence[Field], pixels: PixelOptions) -> Print:
     """Where a course's small print stands in its patches."""
-    picture, (place, names) = torch.zeros(2, 3, *course.frame, dtype=torch.uint8), course.fine or ((), ())
+    assert course.fine, f"{course.sport.name} has none"
+    picture, (place, names) = torch.zeros(2, 3, *course.frame, dtype=torch.uint8), course.fine
     picture[:, :, *place] = 255
     columns = [i for i, (name, _) in enumerate(fields) if name in names]
     return Print(grid_of(course, pixels), cut(resize(picture, pixels), pixels)[0] > 127, columns)
@@ -246,12 +247,17 @@ def see(run: Path, args: argparse.Namespace) -> None:
         prefetch_factor=4,
         collate_fn=by_grid,
     )
+    batches = iter(loader)
     before = adapter_of(args.like or run, args.device).model.model.visual if args.keep else None
     prints = [print_of(course, fields, adapter.pixels) for course in courses if course.fine]
-    whiten(adapter, iter(loader), not known, prints, keep=all(kept) and bool(prints))
+    directions = [directions_of(adapter, batches, small) for small in prints]
+    if all(kept) and directions:
+        letter(adapter, directions)
+    else:
+        whiten(adapter, batches, not known, directions)
     shares = look(
         adapter,
-        iter(loader),
+        batches,
         fields,
         args.minutes or usual.minutes,
         partial(print, flush=True),

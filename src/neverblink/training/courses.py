@@ -114,7 +114,7 @@ class FootballCourse:
                 yield disturbed(np.stack([before.pixels, now.pixels]), rng), state
 
     def seconds(self, seed: int, length: int) -> Iterator[Second]:
-        """From a kick-off on: the score bar is too small to be read, so nothing may begin inside a match."""
+        """From a kick-off on: no picture tells the score, so nothing may begin inside a match."""
         rng = np.random.default_rng(seed)
         if rng.random() < CLIPPED:
             return self._clips(seed, length)

@@ -13,7 +13,7 @@ from neverblink.models.qwen2_5_vl import Qwen25VL
 from neverblink.training.look import Grid, Group
 from neverblink.vision.pixels import normalise
 
-LOUD = 8.0  # how strong small print is, where main directions are 1; with 1 a clock was learned after twice the steps
+LOUD = 8.0  # how strong small print is, where main directions are 1
 AGAINST = 0.3  # weight of what the directions of small print answer elsewhere
 
 
@@ -41,7 +41,7 @@ class Whitened(torch.nn.Module):
         self.register_buffer("basis", torch.cat([(directions[:, :rank] / (strength + strength[-1])).T, *more]))
 
     def forward(self, inner: torch.Tensor) -> torch.Tensor:
-        """[out, rank] -> [out, 3, 2, patch, patch]."""
+        """[out, rank + n] -> [out, 3, 2, patch, patch]."""
         size = math.isqrt(self.basis.shape[1] // 6)
         return (inner @ self.basis).view(len(inner), 3, 2, size, size)
 
@@ -90,7 +90,7 @@ def letters(small: torch.Tensor, other: torch.Tensor, told: torch.Tensor) -> tor
     """Directions in which print is read.
 
     A ball and a player are what patches differ in; a digit of four pixels on a grey bar is not among their first 1,536
-    directions: a tower read a clock in 0.50 after 600 steps, and a ridge regression in 0.96 at once. Where no print is
+    directions: a tower read a clock in 0.50 after 650 steps, and a ridge regression in 0.95 at once. Where no print is
     these directions answer little, as the other patches are held against them.
 
     Args:
@@ -114,49 +114,48 @@ def _pixels(adapter: Qwen25VL, patches: torch.Tensor, those: torch.Tensor) -> to
     return normalise(patches.flatten(0, 1), adapter.pixels)[:, those]
 
 
+def directions_of(adapter: Qwen25VL, batches: Iterator[list[Group]], small: Print, read: int = 4_000) -> torch.Tensor:
+    """The `letters` of small print, told by so many pairs, as directions of whole patches: [classes, values]."""
+    grid, where, columns = small
+    there, pixels = where.any(1), where.any(0)
+    own: list[torch.Tensor] = []
+    told: list[torch.Tensor] = []
+    other: list[torch.Tensor] = []
+    while sum(map(len, told)) < read:
+        for shape, patches, truth in next(batches):
+            if shape == grid:
+                shown = truth[:, columns].amin(1) >= 0
+                own.append(_pixels(adapter, patches[shown][:, there], pixels))
+                told.append(truth[shown][:, columns])
+                patches = patches[:, ~there]
+            some = torch.randint(patches.shape[1], (len(patches), 2))
+            other.append(_pixels(adapter, patches[torch.arange(len(patches))[:, None], some], pixels))
+    rows = letters(torch.cat(own), torch.cat(other), torch.cat(told))
+    whole = torch.zeros(len(rows), where.shape[1])
+    whole[:, pixels] = rows
+    return whole.to(adapter.device)
+
+
 def whiten(
     adapter: Qwen25VL,
     batches: Iterator[list[Group]],
     fresh: bool,
-    prints: Sequence[Print] = (),
-    keep: bool = False,
+    more: Sequence[torch.Tensor] = (),
     seen: int = 24_000,
     rank: int = 1_536,
-    read: int = 4_000,
 ) -> None:
-    """Write the tower's patch embedding in the directions of the next `seen` patches, and those of small print as told
-    by `read` pairs of each.
-
-    Args:
-        keep: leave all but the print as it is.
-    """
-    seen = 0 if keep else seen
+    """Write the tower's patch embedding in the directions of the next `seen` patches, and in `more` of them."""
     held: list[torch.Tensor] = []
-    found: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in prints]
-    others: list[list[torch.Tensor]] = [[] for _ in prints]
-    while sum(map(len, held)) < seen or any(sum(len(told) for _, told in parts) < read for parts in found):
-        for grid, patches, truth in next(batches):
-            if sum(map(len, held)) < seen:
-                held.append(patches.flatten(0, 1))
-            for (own, where, columns), parts, aside in zip(prints, found, others, strict=True):
-                there, pixels = where.any(1), where.any(0)
-                if grid == own:
-                    shown = truth[:, columns].amin(1) >= 0
-                    parts.append((_pixels(adapter, patches[shown][:, there], pixels), truth[shown][:, columns]))
-                    patches = patches[:, ~there]
-                some = torch.randint(patches.shape[1], (len(patches), 2))
-                aside.append(_pixels(adapter, patches[torch.arange(len(patches))[:, None], some], pixels))
-    more = []
-    for (_, where, _), parts, aside in zip(prints, found, others, strict=True):
-        small, told = (torch.cat(part) for part in zip(*parts, strict=True))
-        rows = letters(small, torch.cat(aside), told)
-        more.append(torch.zeros(len(rows), where.shape[1]))
-        more[-1][:, where.any(0)] = rows
-    more = [rows.to(adapter.device) for rows in more]
-    proj = adapter.model.model.visual.patch_embed.proj
-    directions: torch.nn.Module
-    if keep:
-        directions = Lettered(proj.weight, torch.cat(more))
-    else:
-        directions = Whitened(normalise(torch.cat(held), adapter.pixels).to(adapter.device), rank, fresh, more)
-    torch.nn.utils.parametrize.register_parametrization(proj, "weight", directions)
+    while sum(map(len, held)) < seen:
+        held += [patches.flatten(0, 1) for _, patches, _ in next(batches)]
+    patches = normalise(torch.cat(held), adapter.pixels).to(adapter.device)
+    _write(adapter, Whitened(patches, rank, fresh, more))
+
+
+def letter(adapter: Qwen25VL, directions: Sequence[torch.Tensor]) -> None:
+    """Let the tower's patch embedding learn what stands along these directions, and nothing else."""
+    _write(adapter, Lettered(adapter.model.model.visual.patch_embed.proj.weight, torch.cat(list(directions))))
+
+
+def _write(adapter: Qwen25VL, how: torch.nn.Module) -> None:
+    torch.nn.utils.parametrize.register_parametrization(adapter.model.model.visual.patch_embed.proj, "weight", how)
