@@ -1,5 +1,7 @@
 """Two files become seconds with pictures, events and words; matches follow one another for hours."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,13 @@ import numpy as np
 import pytest
 
 from neverblink.arcade.commentary import parse, write
+from neverblink.arcade.sport import Second
 from neverblink.errors import ConfigError, SourceError, SourceRefused
+from neverblink.football.clips import Clip
 from neverblink.football.commentary import FOOTBALL, describe_state
 from neverblink.football.matches import Match, find_matches, read_record
 from neverblink.football.source import FootballSource
-from neverblink.football.streams import football_stream, match_stream
+from neverblink.football.streams import clip_stream, football_stream, match_stream
 from neverblink.football.truth import MatchState
 from neverblink.sources.base import SourceOptions
 from tests.football.recording import hand_made, write_match
@@ -49,6 +53,21 @@ def test_words_say_the_events_of_their_second(folder: Path):
     spoken = {int(second.start): second.text for second in seconds if second.text}
     assert [0, 5, 6, 11, 15, 20, 21, 22, 25, 30, 32, 34, 36, 37, 39] == list(spoken)
     assert sum(not second.text for second in seconds) > len(seconds) / 2
+
+
+def test_goals_and_beginnings_are_told_with_the_minute_of_their_picture(folder: Path):
+    """The clock runs 90 minutes in 300 seconds and begins anew with each match: second 25 shows 7, second 37 shows 11.
+    What a clip shows keeps the minute of its own match, whenever it is shown."""
+
+    def stamps(stream: Iterator[Second]) -> dict[int, str]:
+        found = {int(s.start): re.match(r" (\d+)' [A-Z]", s.text) for s in stream}
+        return {second: minute[1] for second, minute in found.items() if minute}
+
+    match = Match(folder / "match_0000")
+    clips = [Clip(match, 0, 2), Clip(match, 36, 39), Clip(match, 24, 27)]
+    wanted = {0: "0", 25: "7", 37: "11", 40: "0", 65: "7", 77: "11"}
+    assert wanted == stamps(football_stream(folder, 5, 80, draw=False))
+    assert {0: "0", 3: "11", 6: "7"} == stamps(clip_stream(clips, 5, draw=False))
 
 
 def test_the_next_match_begins_anew(folder: Path):

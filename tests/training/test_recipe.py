@@ -277,6 +277,29 @@ def test_what_was_said_before_teaches_how_it_stands():
     assert not batch.learn[0, size:].any()
 
 
+def test_a_minute_is_learned_beside_its_picture_alone():
+    """No words tell the minute of a line said before; the numbers beside it, and the minute that is said now, are
+    learned."""
+    script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
+    [scene] = scenes_of(1, 12, HIDDEN)
+    lines = [f" {40 + n}' Goal, {n} to 6." if n % 2 else f" {n}' Goal." for n in range(12)]
+    windows = windows_of(
+        [replace(scene, lines=dict.fromkeys(QUERIES, lines))],
+        script,
+        (1.0, 0.0),
+        WindowOptions(seconds=4, overlap=2, forget=0.0),
+    )
+    sample, vision = windows._window(0, 8, np.random.default_rng(0))
+    heavy = torch.ones(len(script.tokenizer))
+    heavy[[i for word, i in script.tokenizer.get_vocab().items() if word.lstrip("Ġ").isdigit()]] = 3.0
+    [tick] = script.encode("'")
+    [batch] = by_length([(sample, vision)], 1, 0, heavy, tick)
+    learned = sample.ids[batch.learn[0, : len(sample.ids)].numpy() & (sample.kinds == Kind.PREVIOUS)]
+    assert script.tokenizer.decode(learned.tolist()).replace(" ", "") == "16365676"
+    said = batch.learn[0, : len(sample.ids)].numpy() & (sample.kinds == Kind.SAID)
+    assert (sample.kinds == Kind.SAID).tolist() == said.tolist()
+
+
 def test_the_loop_learns_resumes_and_reads_the_pictures(tmp_path: Path):
     """The loss falls, a second call goes on at its step, a stage of another name begins anew, and the answer hangs on
     the vision tokens: with those of another second the loss is higher."""

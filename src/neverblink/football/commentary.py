@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from neverblink.arcade.commentary import bin_of
-from neverblink.arcade.events import Kind
+from neverblink.arcade.events import GameEvent, Kind
 from neverblink.arcade.sport import BINS, Sport
 from neverblink.errors import ConfigError
 from neverblink.football.truth import CLOCK_MINUTES, RESTARTS, SIDES, MatchState
@@ -36,6 +37,8 @@ PHRASES: dict[Kind, tuple[str, ...]] = {
     "hold": ("{side} have it", "{side} have the ball"),
     "tally": ("still {score}",),
 }
+TICK = "'"  # behind the minute
+STAMPED: frozenset[Kind] = frozenset({"goal", "new_match"})  # kinds whose line begins with the minute
 # Kinds that can be asked for by number -> their names in questions.
 COUNTED: dict[Kind, str] = {
     "goal": "goals",
@@ -66,6 +69,14 @@ def describe_state(state: MatchState) -> str:
     flank = FLANKS[bin_of(state.y, -_HALF_WIDTH, _HALF_WIDTH, len(FLANKS))]
     way = ("still", "moving left", "moving right")[_way(state)]
     return f" Ball in the {third}, {flank}; {SIDES[state.side]} have it, {way}; minute {state.minute}."
+
+
+def stamp(text: str, now: Iterable[GameEvent], minute: int) -> str:
+    """A line as a ticker prints it: " 43' Goal for blue, 0 to 2." where it tells a goal or a beginning.
+
+    A kick-off looks the same at both: the clock in the picture tells them apart, so it is read before either is said.
+    """
+    return f" {minute}{TICK}{text}" if any(event.kind in STAMPED for event in now) else text
 
 
 def measure(state: MatchState) -> tuple[int, ...]:

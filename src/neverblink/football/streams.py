@@ -13,7 +13,7 @@ from neverblink.arcade.commentary import write_second
 from neverblink.arcade.events import GameEvent
 from neverblink.arcade.sport import Second
 from neverblink.football.clips import Clip, retell
-from neverblink.football.commentary import FOOTBALL
+from neverblink.football.commentary import FOOTBALL, stamp
 from neverblink.football.matches import FPS, Match, find_matches
 from neverblink.football.remarks import remarks
 from neverblink.football.truth import states
@@ -53,7 +53,7 @@ def clip_stream(
             score = state.score[0] + yellow, state.score[1] + blue
             state = state._replace(time=state.time + second - own, score=score)
             now = tuple(by_second.get(second, ()))
-            text = write_second(second, now, seed, FOOTBALL)
+            text = stamp(write_second(second, now, seed, FOOTBALL), now, state.minute)
             cut = own == clip.start > 0
             yield Second(float(second), frames, now, text, state, FOOTBALL.describe(state), cut)
             second += 1

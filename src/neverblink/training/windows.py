@@ -157,12 +157,14 @@ class Batch:
     vision: torch.Tensor  # [sum of pixels, hidden] bfloat16
 
 
-def collate(samples: list[tuple[Sample, torch.Tensor]], pad_id: int, heavy: torch.Tensor) -> Batch:
+def collate(samples: list[tuple[Sample, torch.Tensor]], pad_id: int, heavy: torch.Tensor, tick: int = -1) -> Batch:
     """Pad samples to one length.
 
     Args:
         heavy: [vocabulary] float32, loss weight by token (digits weigh more: most can be copied from the text before,
             so the plain loss hardly asks for reading). What weighs more than 1 is learned in the previous text too.
+        tick: the token behind a minute of at most two digits; no words before it tell that, so it is learned beside
+            its picture alone. -1 for none.
     """
     length = -(-max(len(s.ids) for s, _ in samples) // ROUND) * ROUND
     b = len(samples)
@@ -181,14 +183,17 @@ def collate(samples: list[tuple[Sample, torch.Tensor]], pad_id: int, heavy: torc
     weight[:, 1:][learn[:, 1:] & ~learn[:, :-1]] *= FIRST_WORD
     # How it stands follows from the words before. A window says so once or twice, the block of previous text, which the
     # model said too, five to eight times, and to learn from it costs nothing.
-    told = before & (heavy[ids] > 1)
+    ticks = torch.nn.functional.pad(ids == tick, (0, 2))
+    told = before & (heavy[ids] > 1) & ~(ticks[:, 1:-1] | ticks[:, 2:])
     learn |= told
     weight[told] = heavy[ids][told]
     return Batch(ids, positions, learn, weight, pixels, torch.cat([v for _, v in samples]))
 
 
-def by_length(samples: list[tuple[Sample, torch.Tensor]], batch: int, pad_id: int, heavy: torch.Tensor) -> list[Batch]:
+def by_length(
+    samples: list[tuple[Sample, torch.Tensor]], batch: int, pad_id: int, heavy: torch.Tensor, tick: int = -1
+) -> list[Batch]:
     """Batches of samples of nearly the same length, in random order; the arguments are those of `collate`."""
     samples = sorted(samples, key=lambda pair: len(pair[0].ids))
-    batches = [collate(samples[i : i + batch], pad_id, heavy) for i in range(0, len(samples), batch)]
+    batches = [collate(samples[i : i + batch], pad_id, heavy, tick) for i in range(0, len(samples), batch)]
     return [batches[i] for i in torch.randperm(len(batches)).tolist()]
