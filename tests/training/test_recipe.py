@@ -504,7 +504,7 @@ def test_several_runs_are_exported_as_the_mean_of_their_weights(tmp_path: Path):
         run.mkdir()
         tokenizer = train_tokenizer(["the ball"] * 10, run, vocabulary=300)
         shape = size if seed < 2 else replace(size, mlp=32)
-        save(build(shape, tokenizer), tokenizer, run, shape, {"training": {}})
+        save(build(shape, tokenizer), tokenizer, run, shape, {"training": {"mean_of": [{}], "last_log_line": {}}})
         (run / "log.jsonl").write_text(f'{{"step": 1}}\n{{"step": {seed + 7}}}\n')
     export(runs[:2], tmp_path / "to")
     found, *parts = (dict(adapter_of(run).model.named_parameters()) for run in (tmp_path / "to", *runs[:2]))

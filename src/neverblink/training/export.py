@@ -50,6 +50,8 @@ def export(runs: Sequence[Path], to: Path) -> None:
     card = json.loads((run / "neverblink.json").read_text())
     if (run / SEEN).is_file():  # so that `see` may go on from the export
         card["training"]["seen"] = sorted(json.loads((run / SEEN).read_text()))
+    for name in ("mean_of", "last_log_line"):  # of the export that the run went on from
+        card["training"].pop(name, None)
     logs = [run / "log.jsonl" for run in runs]
     last = [json.loads(log.read_text().splitlines()[-1]) for log in logs if log.is_file()]
     if len(runs) > 1:
