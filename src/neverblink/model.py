@@ -148,9 +148,15 @@ class Model:
         """On a CPU the tower and the decoder would share the same cores."""
         return self.device != "cpu" if asked is None else asked
 
+    def own_policy(self, positions: Positions = "contiguous") -> str:
+        """The KV policy that the checkpoint asks for; `streaming` where that does not hold, or it asks for none."""
+        rereads = self.card.policy == "reread"
+        refused = positions == "native" or "reread" in self.adapter.refused_policies
+        return "streaming" if rereads and refused else self.card.policy
+
     def options(
         self,
-        policy: str = "streaming",
+        policy: str | None = None,
         policy_options: Mapping[str, Any] | None = None,
         speak: Mapping[str, Any] | None = None,
         **others: Any,
@@ -158,13 +164,14 @@ class Model:
         """The checkpoint's own defaults for a policy, with what the caller gives on top.
 
         Args:
-            policy_options: windows of the policy. speak: fields of SpeakOptions. others: fields of StreamOptions. None
-                stands for what is not given.
+            policy: None is the checkpoint's own. policy_options: its windows. speak: fields of SpeakOptions. others:
+                fields of StreamOptions. None stands for what is not given.
         """
         from dataclasses import fields
 
         from neverblink.kv.policies import policies
 
+        policy = policy or self.own_policy(others.get("positions") or "contiguous")
         known = {f.name for f in fields(policies[policy])}
         own = {k: v for k, v in self.card.policy_options.items() if k in known}
         spoken = replace(StreamOptions().speak, **self.card.speak, **_given(speak or {}))
@@ -205,7 +212,7 @@ class Model:
         overload: Overload | None = None,
         on_memory: Callable[[str], None] = lambda text: None,
         fps: float | None = None,
-        policy: str = "streaming",
+        policy: str | None = None,
         policy_options: Mapping[str, Any] | None = None,
         positions: Positions = "contiguous",
         seconds: float | None = None,
@@ -283,7 +290,7 @@ class Model:
         source: str | os.PathLike[str] | Source,
         *,
         fps: float | None = None,
-        policy: str = "streaming",
+        policy: str | None = None,
         policy_options: Mapping[str, Any] | None = None,
         positions: Positions = "contiguous",
         seconds: float | None = None,
@@ -309,6 +316,7 @@ class Model:
 
         Args:
             source: a path, URL, "camera:0", "screen", "arcade:pong", or an opened Source.
+            policy: what the KV cache keeps; None is the checkpoint's own (`own_policy`). policy_options: its windows.
             seconds: stop after so many media seconds.
             realtime: pace a file by the clock.
             start, end: part of a file, media seconds.

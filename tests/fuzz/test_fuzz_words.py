@@ -17,7 +17,7 @@ from neverblink.cli.options import WatchOptions
 from neverblink.cli.settings import load
 from neverblink.drills.serving import cues
 from neverblink.errors import ConfigError, ModelError, NeverblinkError
-from neverblink.models.bundled import Card, read_card
+from neverblink.models.bundled import OWN_POLICIES, Card, read_card
 from neverblink.outputs import OUTPUTS
 from neverblink.outputs.base import PAGE, Recorder
 from neverblink.testing import make_caption
@@ -68,7 +68,9 @@ JSON = st.recursive(
 )
 CARDS = st.one_of(
     JSON,
-    st.dictionaries(st.sampled_from(["name", "domain", "fps", "script", "policy_options", "speak", "x"]), JSON),
+    st.dictionaries(
+        st.sampled_from(["name", "domain", "fps", "script", "policy", "policy_options", "speak", "x"]), JSON
+    ),
     st.fixed_dictionaries({"script": st.dictionaries(st.sampled_from(["system", "query", "x"]), JSON, max_size=2)}),
     st.fixed_dictionaries({"speak": st.dictionaries(st.sampled_from(["top_p", "seed", "x"]), JSON, max_size=2)}),
 )
@@ -87,6 +89,7 @@ def test_a_card_is_right_or_refused_in_one_line(card: bytes) -> None:
         return
     assert isinstance(found, Card)
     assert found.fps > 0
+    assert found.policy in OWN_POLICIES
     assert all(isinstance(value, str) for value in found.script.values())
     for values in (found.policy_options, found.speak):
         assert all(isinstance(value, int | float) and abs(value) < 1e9 for value in values.values())

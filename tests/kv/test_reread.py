@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from neverblink import ScriptOptions, Stream, StreamOptions
-from neverblink.errors import ConfigError
+from neverblink import Model, ScriptOptions, Stream, StreamOptions
+from neverblink.errors import ConfigError, ModelError
 from neverblink.kv.policies import make_policy
+from neverblink.models.bundled import Card, read_card
 from neverblink.types import Kind
 from tests.forced import Forced
 from tests.kv.test_invariants import assert_same, state
@@ -106,3 +107,20 @@ def test_what_does_not_go_together_is_one_line():
         make(positions="native")
     assert make_policy("reread").reread
     assert not make_policy("streaming").reread
+
+
+def test_a_checkpoint_may_ask_for_it():
+    card = Card(policy="reread", policy_options=WINDOWS)
+    model = Model(families.model(FAMILY).adapter, card)
+    assert (model.options().policy, model.options().policy_options) == ("reread", WINDOWS)
+    assert model.options("sliding").policy == "sliding"
+    assert model.options(positions="native").policy == "streaming"  # nothing was asked for, so nothing is refused
+    recurrent = Model(families.model("qwen3_5").adapter, card)
+    assert recurrent.options().policy == "streaming"
+    assert Model(model.adapter).options().policy == "streaming"
+
+
+def test_a_card_asks_only_for_what_has_its_windows(tmp_path):
+    (tmp_path / "neverblink.json").write_text('{"policy": "sliding"}')
+    with pytest.raises(ModelError, match="policy 'sliding' must be one of streaming, reread"):
+        read_card(tmp_path)

@@ -36,7 +36,7 @@ def run_quality(
     sport: str = "pong",
     seed: int = 1_000_000,
     seconds: int | None = None,
-    policy: str = "streaming",
+    policy: str | None = None,
     policy_options: Mapping[str, Any] | None = None,
     positions: Positions = "contiguous",
     fps: float | None = None,
@@ -60,7 +60,7 @@ def run_quality(
         sport: name in `neverblink.arcade.sport.sports`, hyphens allowed, or "football", which needs `data`.
         seed: of the game; it starts somewhere in the middle of one.
         seconds: media seconds to watch, as fast as the model can; None is 300 of a game, and each recording once.
-        policy_options: windows of the policy, where they are not to be the checkpoint's own.
+        policy, policy_options: what the KV cache keeps and its windows, where not the checkpoint's own.
         fps: frames a second, where they are not to be the checkpoint's own.
         max_pixels: of one frame, after the resize; likewise.
         gate, encoder_cache, compress: ways to see less, see `StreamOptions`. kv_dtype: see there too.
@@ -82,6 +82,7 @@ def run_quality(
         model = Model.from_pretrained(model, dtype=dtype)
     if max_pixels is not None:
         model.adapter.pixels = smaller(model.adapter.pixels, max_pixels)  # type: ignore[attr-defined]
+    policy = policy or model.own_policy(positions)
     show = _show(sport, seed, fps or model.fps, data, video, truth)
     seconds = seconds or (None if data else 300)
     lines: list[Line] = []
@@ -238,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="of the game")
     parser.add_argument("--data", type=Path, help="folder of match_*.mp4 + match_*.npz, for football")
     parser.add_argument("--seconds", type=int, help="media seconds to watch (default 300, or every match once)")
-    parser.add_argument("--policy", help="what the KV cache keeps")
+    parser.add_argument("--policy", help="what the KV cache keeps (default: the model's own)")
     parser.add_argument("--positions", help="contiguous or native")
     parser.add_argument("--sink-tokens", type=int, help="text tokens that stay for ever (default: the model's own)")
     parser.add_argument("--text-window", type=int, help="recent text tokens (default: the model's own)")

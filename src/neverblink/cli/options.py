@@ -20,7 +20,7 @@ OVERLOADS = ("drop-oldest", "skip", "slow")
 class WatchOptions:
     model: str = "bundled"
     fps: float | None = None  # frames per media second; None: the model's own
-    policy: str = "streaming"
+    policy: str | None = None  # None: the model's own
     positions: str = "contiguous"
     seconds: float | None = None  # media seconds to watch; None: until the source ends
     realtime: bool | None = None  # None: yes for arcade games, no for files (live sources always are)

@@ -60,7 +60,7 @@ def serve(
     keep_days: Annotated[float | None, _option("Days that the journal goes back. [default: 30]")] = None,
     keep_mb: Annotated[float | None, _option("Size of the journal, in MB. [default: 2048]")] = None,
     max_upload_mb: Annotated[float | None, _option("Largest file that may be uploaded, in MB. [default: 2048]")] = None,
-    policy: Annotated[str, typer.Option(help="What stays in the KV cache.", metavar="NAME")] = "streaming",
+    policy: Annotated[str | None, _option("What stays in the KV cache; else the model's own choice.", "NAME")] = None,
     device: Annotated[str | None, _option("cpu, cuda, cuda:1 ...; else the best one found.")] = None,
     dtype: Annotated[
         str | None, _option("float32, bfloat16, float16, or int8 on a CPU; else what suits the device.")

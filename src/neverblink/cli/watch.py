@@ -51,7 +51,9 @@ def watch(
     ],
     model: Annotated[str | None, _option("Model: bundled, a folder, or a hub id.", _D.model, "MODEL")] = None,
     fps: Annotated[float | None, _option("Frames looked at per second of video; else the model's own.")] = None,
-    policy: Annotated[str | None, _option("What stays in the KV cache.", _D.policy, "NAME")] = None,
+    policy: Annotated[
+        str | None, _option("What stays in the KV cache; else the model's own choice.", metavar="NAME")
+    ] = None,
     positions: Annotated[
         str | None, _option("Positions of what stays in the cache.", _D.positions, "|".join(POSITIONS))
     ] = None,
@@ -323,7 +325,7 @@ def run_page(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
 
     def load() -> tuple[Any, Any]:
         model = load_model(options)
-        own = model.options(options.policy, options.policy_options())
+        own = model.options(options.policy, options.policy_options(), positions=options.positions)
         wanted = {
             "max_tokens_per_second": options.max_tokens_per_second,
             "temperature": options.temperature,
@@ -331,7 +333,7 @@ def run_page(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
         }
         speak = replace(own.speak, **{key: value for key, value in wanted.items() if value is not None})
         fps = own.fps if options.fps is None else options.fps
-        own = replace(own, fps=fps, positions=options.positions, speak=speak)
+        own = replace(own, fps=fps, speak=speak)
         parts: dict[str, Any] = {"gate": options.gate, "encoder_cache": options.encoder_cache}
         parts |= {"compress": options.compress, "kv_dtype": options.kv_dtype}
         if options.loop_tokens is not None:
@@ -369,7 +371,7 @@ def _check_policy(options: WatchOptions) -> None:
     from neverblink.economy import make_parts
     from neverblink.kv.policies import make_policy
 
-    make_policy(options.policy, **options.policy_options())
+    make_policy(options.policy or "streaming", **options.policy_options())  # a model's own has the same windows
     make_parts(options.gate, options.encoder_cache, options.compress)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from neverblink.errors import ModelError
 
+OWN_POLICIES = ("streaming", "reread")  # both have the same windows
 BUNDLED = Path(__file__).parents[1] / "bundled" / "arcade"
 
 
@@ -20,7 +21,8 @@ class Card:
     domain: str | None = None  # what the model knows, when it does not know the world
     fps: float = 2.0
     script: dict[str, Any] = field(default_factory=dict)  # of ScriptOptions
-    policy_options: dict[str, Any] = field(default_factory=dict)  # of the streaming policy
+    policy: str = "streaming"  # of OWN_POLICIES, where none is asked for
+    policy_options: dict[str, Any] = field(default_factory=dict)  # its windows
     speak: dict[str, Any] = field(default_factory=dict)  # of SpeakOptions
 
 
@@ -54,6 +56,8 @@ def _wrong(card: Any) -> str:
         return f"name {card.name!r} and domain {card.domain!r} must be words"
     if not is_number(card.fps) or not card.fps > 0:
         return f"fps {card.fps!r} must be a number above 0"
+    if card.policy not in OWN_POLICIES:
+        return f"policy {card.policy!r} must be one of {', '.join(OWN_POLICIES)}"
     for name in ("script", "policy_options", "speak"):
         values = getattr(card, name)
         if not isinstance(values, dict):

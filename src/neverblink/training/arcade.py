@@ -212,6 +212,7 @@ def start(run: Path, courses: Sequence[Course], seed: int, size: SmallVLM) -> No
         "domain": f"sport ({', '.join(course.sport.title for course in courses)})",
         "fps": size.fps,
         "script": {"system": SYSTEM, "query": COMMENTATE},
+        "policy": "reread",  # only words tell football's score, so they are held as training reads them
         "policy_options": {
             "sink_tokens": memory.sink_tokens,
             "text_window": memory.text_window,
