@@ -1,10 +1,9 @@
-"""The tower's patch embedding while it learns: written in directions in which what is to be seen stands out."""
+"""The tower's patch embedding while it learns: along directions in which what is to be seen stands out."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.utils.parametrize
@@ -17,56 +16,23 @@ LOUD = 8.0  # how strong small print is, where main directions are 1
 AGAINST = 0.3  # weight of what the directions of small print answer elsewhere
 
 
-class Whitened(torch.nn.Module):
-    """A patch embedding written in the main directions of real patches, each as strong as the other.
+class Along(torch.nn.Module):
+    """A patch embedding that is learned along given directions, on top of what it is; all else about it stays.
 
-    The gradient for the plain weights follows what varies most, players and backgrounds; digits of 5 x 4 pixels, that
-    a linear probe on the pixels reads at once (0.92 of 2,400 pairs), were at 0.1 after half an hour. Learned in these
-    directions they come as fast as the rest. A parametrisation in torch's sense: the weights that are saved are plain.
+    A parametrisation in torch's sense: the weights that are saved are plain.
 
     Args:
-        patches: [n, values] normalised, from all that is to be seen.
-        rank: number of directions.
-        fresh: start anew; else from the weights that are there, as far as the directions can tell them.
-        more: [n, values], directions of what is too small to count among the main ones.
-    """
-
-    basis: torch.Tensor  # [rank + n, values]
-
-    def __init__(self, patches: torch.Tensor, rank: int, fresh: bool, more: Sequence[torch.Tensor] = ()):
-        super().__init__()
-        self.fresh, self.rank = fresh, rank
-        _, spread, directions = torch.svd_lowrank(patches, q=rank + 32, niter=2)
-        strength = spread[:rank] / len(patches) ** 0.5  # root mean square along each direction
-        self.register_buffer("basis", torch.cat([(directions[:, :rank] / (strength + strength[-1])).T, *more]))
-
-    def forward(self, inner: torch.Tensor) -> torch.Tensor:
-        """[out, rank + n] -> [out, 3, 2, patch, patch]."""
-        size = math.isqrt(self.basis.shape[1] // 6)
-        return (inner @ self.basis).view(len(inner), 3, 2, size, size)
-
-    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """[out, 3, 2, patch, patch] -> [out, rank + n]; the main directions are at right angles to each other."""
-        if self.fresh:
-            return torch.randn(len(weight), len(self.basis), device=weight.device) / self.rank**0.5
-        main = self.basis[: self.rank]
-        told = weight.flatten(1) @ (main / main.square().sum(1, keepdim=True)).T
-        return torch.nn.functional.pad(told, (0, len(self.basis) - self.rank))
-
-
-class Lettered(torch.nn.Module):
-    """A patch embedding that stays as it is, but for what it makes of the directions in which print is read.
-
-    Args:
-        weight: [out, 3, 2, patch, patch] as it is. rows: [n, values].
+        base: [out, 3, 2, patch, patch]. rows: [n, values].
+        start: deviation of what is there of each direction at first.
     """
 
     base: torch.Tensor
     rows: torch.Tensor
 
-    def __init__(self, weight: torch.Tensor, rows: torch.Tensor):
+    def __init__(self, base: torch.Tensor, rows: torch.Tensor, start: float = 0.0):
         super().__init__()
-        self.register_buffer("base", weight.detach().clone())
+        self.start = start
+        self.register_buffer("base", base.detach().clone())
         self.register_buffer("rows", rows)
 
     def forward(self, inner: torch.Tensor) -> torch.Tensor:
@@ -74,8 +40,8 @@ class Lettered(torch.nn.Module):
         return self.base + (inner @ self.rows).view_as(self.base)
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """Nothing of the directions yet."""
-        return weight.new_zeros(len(weight), len(self.rows))
+        """Where the learning begins, whatever the weight."""
+        return self.start * torch.randn(len(weight), len(self.rows), device=weight.device)
 
 
 class Print(NamedTuple):
@@ -136,6 +102,18 @@ def directions_of(adapter: Qwen25VL, batches: Iterator[list[Group]], small: Prin
     return whole.to(adapter.device)
 
 
+def main_directions(patches: torch.Tensor, rank: int) -> torch.Tensor:
+    """[rank, values]: the main directions of patches [n, values], each as strong in them as the other.
+
+    The gradient for plain weights follows what varies most, players and backgrounds; digits of 5 x 4 pixels, that
+    a linear probe on the pixels reads at once (0.92 of 2,400 pairs), were at 0.1 after half an hour. Learned in these
+    directions they come as fast as the rest.
+    """
+    _, spread, directions = torch.svd_lowrank(patches, q=rank + 32, niter=2)
+    strength = spread[:rank] / len(patches) ** 0.5  # root mean square along each direction
+    return (directions[:, :rank] / (strength + strength[-1])).T
+
+
 def whiten(
     adapter: Qwen25VL,
     batches: Iterator[list[Group]],
@@ -144,18 +122,28 @@ def whiten(
     seen: int = 24_000,
     rank: int = 1_536,
 ) -> None:
-    """Write the tower's patch embedding in the directions of the next `seen` patches, and in `more` of them."""
+    """Let the tower's patch embedding learn along the main directions of the next `seen` patches, and along `more`.
+
+    Args:
+        fresh: forget what is there.
+    """
     held: list[torch.Tensor] = []
     while sum(map(len, held)) < seen:
         held += [patches.flatten(0, 1) for _, patches, _ in next(batches)]
     patches = normalise(torch.cat(held), adapter.pixels).to(adapter.device)
-    _write(adapter, Whitened(patches, rank, fresh, more))
+    weight = _embedding(adapter).weight
+    rows = torch.cat([main_directions(patches, rank), *more])
+    _write(adapter, Along(torch.zeros_like(weight), rows, rank**-0.5) if fresh else Along(weight, rows))
 
 
 def letter(adapter: Qwen25VL, directions: Sequence[torch.Tensor]) -> None:
     """Let the tower's patch embedding learn what stands along these directions, and nothing else."""
-    _write(adapter, Lettered(adapter.model.model.visual.patch_embed.proj.weight, torch.cat(list(directions))))
+    _write(adapter, Along(_embedding(adapter).weight, torch.cat(list(directions))))
 
 
-def _write(adapter: Qwen25VL, how: torch.nn.Module) -> None:
-    torch.nn.utils.parametrize.register_parametrization(adapter.model.model.visual.patch_embed.proj, "weight", how)
+def _embedding(adapter: Qwen25VL) -> Any:
+    return adapter.model.model.visual.patch_embed.proj
+
+
+def _write(adapter: Qwen25VL, how: Along) -> None:
+    torch.nn.utils.parametrize.register_parametrization(_embedding(adapter), "weight", how)
