@@ -93,7 +93,7 @@ def test_the_environment_fills_what_the_command_line_leaves_out(
 
     monkeypatch.setenv("NEVERBLINK_FPS", "3.5")
     monkeypatch.setenv("NEVERBLINK_SEED", "7")
-    assert (3.5, 9, "streaming") == ((o := load({"seed": 9})).fps, o.seed, o.policy)
+    assert (3.5, 9, "contiguous") == ((o := load({"seed": 9})).fps, o.seed, o.positions)
     monkeypatch.setenv("NEVERBLINK_FPS", "many")
     assert main(["watch", "x.mp4"]) == 2
     assert capsys.readouterr().err.startswith("neverblink: NEVERBLINK_FPS is 'many': ")
