@@ -222,6 +222,7 @@ class Model:
         seed: int | None = None,
         max_tokens_per_second: int | None = None,
         temperature: float | None = None,
+        quiet_from: float | None = None,
         query: str | None = None,
         gate: str = "",
         encoder_cache: str = "",
@@ -260,6 +261,7 @@ class Model:
 
         check_seconds(seconds)
         speak = {"seed": seed, "max_tokens_per_second": max_tokens_per_second, "temperature": temperature}
+        speak |= {"quiet_from": quiet_from}
         see = {"gate": gate, "encoder_cache": encoder_cache, "compress": compress, "loop_tokens": loop_tokens}
         see |= {"kv_dtype": kv_dtype}
         options = self.options(policy, policy_options, speak, fps=fps, positions=positions, **see)
@@ -300,6 +302,7 @@ class Model:
         seed: int | None = None,
         max_tokens_per_second: int | None = None,
         temperature: float | None = None,
+        quiet_from: float | None = None,
         query: str | None = None,
         gate: str = "",
         encoder_cache: str = "",
@@ -343,6 +346,7 @@ class Model:
 
         check_seconds(seconds)
         speak = {"seed": seed, "max_tokens_per_second": max_tokens_per_second, "temperature": temperature}
+        speak |= {"quiet_from": quiet_from}
         see = {"gate": gate, "encoder_cache": encoder_cache, "compress": compress, "loop_tokens": loop_tokens}
         see |= {"kv_dtype": kv_dtype}
         options = self.options(policy, policy_options, speak, fps=fps, positions=positions, **see)

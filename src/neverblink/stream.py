@@ -58,7 +58,7 @@ class Stream:
         self.policy, self.budget = options.make_policy(need), need.total
         self.arena, self.slot = arena or make_arena(adapter, need), slot
         self.arena.check_slot(slot, need)
-        self.table, self.sampler = Table(self.budget), Sampler(options.speak, processor)
+        self.table, self.sampler = Table(self.budget), Sampler(options.speak, processor, script.quiet_ids)
         self.cache = StreamCache(self.arena, self.table, slot)
         self.eye, self.seen = Eye(adapter, options), Eye.NOTHING  # what the eye remembers of this stream
         self.stops, self.turn, self.end = adapter.stop_ids | {script.end_id}, 0, 0.0
@@ -95,7 +95,7 @@ class Stream:
         pieces = self.script.turn(chunk.start, chunk.end, vision.parts, first=self.turn == 0)
         with timed(seconds, "make_room"):
             forgot = yield from self._make_room(chunk, pieces)
-        with undone_on_error(self.cache, self.sampler.generator):
+        with undone_on_error(self.cache, self.sampler.begin(second=True)):
             with timed(seconds, "read"):
                 logits = yield from self._read(pieces, vision, chunk.end, self.turn)
             with timed(seconds, "speak"):
@@ -117,7 +117,7 @@ class Stream:
         if not self.turn:
             raise ConfigError("nothing was watched yet; ask after the first chunk")
         pieces = self.options.question(self.script, question)
-        with undone_on_error(self.cache, self.sampler.generator, always=not remember):
+        with undone_on_error(self.cache, self.sampler.begin(second=False), always=not remember):
             logits = yield from self._read(pieces, None, self.end, self.turn - 1)
             said, _ = yield from self._speak(logits, self.options.speak.answer_tokens, self.end, self.turn - 1)
         return self.script.text_of(said)

@@ -57,6 +57,7 @@ def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: py
     arguments = "watch x.mp4 --model there --device cpu --dtype float32 --attn eager --revision r1 --fps 4 --seconds 2"
     arguments += " --lora tuned"
     arguments += " --policy sliding --vision-window 8 --positions native --seed 3 --temperature 0.5 --start 1 --end 9"
+    arguments += " --quiet-from 0.6"
     arguments += " --gate pixel:similarity=0.9 --encoder-cache stc --compress differential+stc --loop-tokens 200"
     arguments += " --kv-dtype int8 --recall"
     assert (
@@ -86,6 +87,7 @@ def test_what_is_asked_for_reaches_the_model(scripted: ScriptedModel, capsys: py
         "positions": "native",
         "seed": 3,
         "temperature": 0.5,
+        "quiet_from": 0.6,
         "start": 1.0,
         "end": 9.0,
         "realtime": True,

@@ -39,6 +39,7 @@ def run_quality(
     policy: str | None = None,
     policy_options: Mapping[str, Any] | None = None,
     positions: Positions = "contiguous",
+    quiet_from: float | None = None,
     fps: float | None = None,
     max_pixels: int | None = None,
     gate: str = "",
@@ -61,6 +62,7 @@ def run_quality(
         seed: of the game; it starts somewhere in the middle of one.
         seconds: media seconds to watch, as fast as the model can; None is 300 of a game, and each recording once.
         policy, policy_options: what the KV cache keeps and its windows, where not the checkpoint's own.
+        quiet_from: probability of silence, see `SpeakOptions`, where it is not to be the checkpoint's own.
         fps: frames a second, where they are not to be the checkpoint's own.
         max_pixels: of one frame, after the resize; likewise.
         gate, encoder_cache, compress: ways to see less, see `StreamOptions`. kv_dtype: see there too.
@@ -99,6 +101,7 @@ def run_quality(
         policy=policy,
         policy_options=policy_options,
         positions=positions,
+        quiet_from=quiet_from,
         seconds=seconds,
         questions=quiz,
         recall=recall,
@@ -139,6 +142,7 @@ def run_quality(
         "policy": policy,
         "policy_options": dict(policy_options or {}),
         "positions": positions,
+        "quiet_from": model.options(speak={"quiet_from": quiet_from}).speak.quiet_from,
         "fps": show.fps,
         "gate": gate,
         "encoder_cache": encoder_cache,
@@ -241,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=int, help="media seconds to watch (default 300, or every match once)")
     parser.add_argument("--policy", help="what the KV cache keeps (default: the model's own)")
     parser.add_argument("--positions", help="contiguous or native")
+    parser.add_argument("--quiet-from", type=float, help="probability of silence (default: the model's own)")
     parser.add_argument("--sink-tokens", type=int, help="text tokens that stay for ever (default: the model's own)")
     parser.add_argument("--text-window", type=int, help="recent text tokens (default: the model's own)")
     parser.add_argument("--vision-seconds", type=float, help="recent vision (default: the model's own)")

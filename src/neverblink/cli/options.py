@@ -33,6 +33,7 @@ class WatchOptions:
     end: float | None = None  # media seconds
     max_tokens_per_second: int | None = None  # None: the model's own
     temperature: float | None = None  # None: the model's own
+    quiet_from: float | None = None  # probability of silence; None: the model's own
     query: str | None = None  # what to look for; None: the model's own prompt
     ask: tuple[str, ...] = ()  # "SECONDS:QUESTION"
     recall: bool = False  # put what was said about it in front of each question

@@ -79,6 +79,10 @@ def watch(
         int | None, _option("How much may be said about one second; else the model's own.")
     ] = None,
     temperature: Annotated[float | None, _option("Sampling temperature; 0 is greedy; else the model's own.")] = None,
+    quiet_from: Annotated[
+        float | None,
+        _option("Say nothing of a second where silence is at least so probable, 0 to 1; else the model's own."),
+    ] = None,
     query: Annotated[str | None, _option("What to talk about, for models that take instructions.")] = None,
     ask: Annotated[
         list[str] | None,
@@ -288,7 +292,7 @@ def _numbered(options: WatchOptions, number: str) -> WatchOptions:
 def _how(options: WatchOptions) -> dict[str, Any]:
     """What `Model.watch` and `Model.watch_many` are given alike."""
     memory = ("policy", "positions", "pipeline", "gate", "encoder_cache", "compress", "loop_tokens", "kv_dtype")
-    speech = ("fps", "seconds", "start", "end", "seed", "max_tokens_per_second", "temperature", "query")
+    speech = ("fps", "seconds", "start", "end", "seed", "max_tokens_per_second", "temperature", "quiet_from", "query")
     own = {name: getattr(options, name) for name in (*memory, *speech)}
     return own | {"questions": options.questions(), "policy_options": options.policy_options()}
 
@@ -329,6 +333,7 @@ def run_page(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
         wanted = {
             "max_tokens_per_second": options.max_tokens_per_second,
             "temperature": options.temperature,
+            "quiet_from": options.quiet_from,
             "seed": options.seed,
         }
         speak = replace(own.speak, **{key: value for key, value in wanted.items() if value is not None})

@@ -21,6 +21,7 @@ class SpeakOptions:
     repetition_penalty: float = 1.0  # over the text that is held; the reference uses 1.05
     seed: int = 0
     answer_tokens: int = 64  # most tokens of an answer to a question
+    quiet_from: float = 0.0  # probability of silence from which a second is silent; 0: where it is the likeliest word
 
     def __post_init__(self) -> None:
         if self.max_tokens_per_second <= 0 or self.answer_tokens < 1:
@@ -33,6 +34,8 @@ class SpeakOptions:
                 f"temperature {self.temperature} must be 0 or more, top_p {self.top_p} in (0, 1], "
                 f"repetition_penalty {self.repetition_penalty} above 0"
             )
+        if not 0 <= self.quiet_from <= 1:
+            raise ConfigError(f"quiet_from {self.quiet_from} must be a probability, 0 to 1")
 
 
 class Sampler:
@@ -41,9 +44,10 @@ class Sampler:
     Args:
         options: how to choose.
         processor: an extra stock LogitsProcessor, applied last (tests force tokens with it).
+        quiet: ids that a second begins with in which nothing is said.
     """
 
-    def __init__(self, options: SpeakOptions, processor: Any | None = None):
+    def __init__(self, options: SpeakOptions, processor: Any | None = None, quiet: tuple[int, ...] = ()):
         from transformers import (
             LogitsProcessorList,
             RepetitionPenaltyLogitsProcessor,
@@ -64,14 +68,24 @@ class Sampler:
         if processor is not None:
             chain.append(processor)
         self._chain = chain
+        self._quiet, self._opens = list(quiet) if options.quiet_from else [], False
+
+    def begin(self, *, second: bool) -> torch.Generator:
+        """Before what a second, or an answer, begins with is picked. Returns what the draws change."""
+        self._opens = second and bool(self._quiet)
+        return self.generator
 
     @property
     def is_greedy(self) -> bool:
         """The largest logit is taken, at most behind a repetition penalty."""
-        return self.options.temperature == 0 and len(self._chain) == (self.options.repetition_penalty != 1.0)
+        plain = len(self._chain) == (self.options.repetition_penalty != 1.0)
+        return self.options.temperature == 0 and plain and not self._opens
 
     def pick(self, logits: torch.Tensor, context: Any) -> int:
         """One id from logits [vocabulary]; `context()` gives the held ids [n] that a penalty looks at.
+
+        There are many ways to say that something happened and one to say nothing, so silence may be the likeliest word
+        of a second in which it is likelier that something is said. `SpeakOptions.quiet_from` weighs it against all.
 
         Raises:
             ModelError: the logits are no numbers.
@@ -79,6 +93,12 @@ class Sampler:
         best = float(logits.max())  # NaN if any is
         if not math.isfinite(best):
             raise ModelError(f"the model's largest logit is {best}; use --dtype float32, or another checkpoint")
+        if self._opens:
+            self._opens = False
+            silent = torch.zeros_like(logits, dtype=torch.bool)
+            silent[self._quiet] = True
+            chance = float(torch.softmax(logits.float(), -1)[silent].sum())
+            logits = logits.masked_fill(~silent if chance >= self.options.quiet_from else silent, -math.inf)
         scores = logits[None]
         if self._chain:
             ids = context() if self._needs_ids else torch.empty(1, 0, dtype=torch.long)
