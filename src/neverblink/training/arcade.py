@@ -218,7 +218,8 @@ def start(run: Path, courses: Sequence[Course], seed: int, size: SmallVLM) -> No
             "text_window": memory.text_window,
             "vision_seconds": memory.seconds * 2 / 3,  # as in the paper: windows of 24 s, and 16 s held
         },
-        "speak": {"max_tokens_per_second": 24},
+        # Many words tell one event, so silence is weighed against all of them.
+        "speak": {"max_tokens_per_second": 24, "quiet_from": 0.5},
         "training": {
             "seed": seed,
             "sports": [course.sport.name for course in courses],
