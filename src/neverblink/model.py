@@ -174,7 +174,7 @@ class Model:
         policy = policy or self.own_policy(others.get("positions") or "contiguous")
         known = {f.name for f in fields(policies[policy])}
         own = {k: v for k, v in self.card.policy_options.items() if k in known}
-        spoken = replace(StreamOptions().speak, **self.card.speak, **_given(speak or {}))
+        spoken = replace(StreamOptions().speak, **{**self.card.speak, **_given(speak or {})})
         options = StreamOptions(self.card.fps, policy=policy, policy_options={**own, **(policy_options or {})})
         return replace(options, speak=spoken, **_given(others))
 

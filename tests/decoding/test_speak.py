@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from neverblink import ScriptOptions, SpeakOptions, Stream, StreamOptions
+from neverblink import Model, ScriptOptions, SpeakOptions, Stream, StreamOptions
 from neverblink.decoding.speak import Sampler
 from neverblink.errors import ConfigError
+from neverblink.models.bundled import Card
 from neverblink.types import Kind
 from tests.models import families
 
@@ -68,3 +69,9 @@ def test_each_second_of_a_stream_begins_as_it_is_told(quiet_from: float, quiet: 
 def held(stream: Stream) -> tuple[list[int], list[int], list[int]]:
     rows = stream.rows()
     return rows.ids.tolist(), rows.kinds.tolist(), rows.turns.tolist()
+
+
+def test_what_is_asked_for_wins_over_the_card():
+    model = Model(families.model("qwen2_5_vl").adapter, Card(speak={"quiet_from": 0.5, "max_tokens_per_second": 9}))
+    speak = model.options(speak={"quiet_from": 0.0, "max_tokens_per_second": None}).speak
+    assert (speak.quiet_from, speak.max_tokens_per_second) == (0.0, 9)
