@@ -195,8 +195,8 @@ class Teacher:
         self.lines = lines
         self.asked: dict[str, Any] = {}
 
-    def options(self) -> StreamOptions:
-        return StreamOptions()
+    def options(self, policy: str | None = None, **others: Any) -> StreamOptions:
+        return StreamOptions(policy=policy or "streaming")
 
     def watch(self, source: str | Source, *, seconds: int, **options: Any) -> Iterator[Caption]:
         self.asked = options

@@ -40,7 +40,7 @@ def options_of(index: int, **changes: Any) -> StreamOptions:
         temperature=(0.0, 0.9)[index % 2],
         repetition_penalty=(1.0, 1.1)[index // 2 % 2],
         seed=index,
-        quiet_from=(0.0, 0.002)[index // 3 % 2],  # of random weights silence has about 1 / vocabulary
+        quiet_from=(0.0, 1.0)[index // 3 % 2],  # at 1 a second is never silent
     )
     kind = KINDS[index % len(KINDS)]
     return StreamOptions(**{"fps": 4.0, "speak": speak, "question_tokens": 24, **kind, **changes})

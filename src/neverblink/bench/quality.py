@@ -84,7 +84,8 @@ def run_quality(
         model = Model.from_pretrained(model, dtype=dtype)
     if max_pixels is not None:
         model.adapter.pixels = smaller(model.adapter.pixels, max_pixels)  # type: ignore[attr-defined]
-    policy = policy or model.own_policy(positions)
+    own = model.options(policy, speak={"quiet_from": quiet_from}, positions=positions)
+    policy = own.policy
     show = _show(sport, seed, fps or model.fps, data, video, truth)
     seconds = seconds or (None if data else 300)
     lines: list[Line] = []
@@ -142,7 +143,7 @@ def run_quality(
         "policy": policy,
         "policy_options": dict(policy_options or {}),
         "positions": positions,
-        "quiet_from": model.options(speak={"quiet_from": quiet_from}).speak.quiet_from,
+        "quiet_from": own.speak.quiet_from,
         "fps": show.fps,
         "gate": gate,
         "encoder_cache": encoder_cache,
