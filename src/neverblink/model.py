@@ -21,7 +21,7 @@ from neverblink.models.base import Adapter, VisionBlock, drive
 from neverblink.models.bundled import Card, read_card
 from neverblink.models.choices import DTYPES, choose_attention, choose_device, choose_dtype, find
 from neverblink.models.stock import Checkpoint
-from neverblink.options import StreamOptions
+from neverblink.options import StreamOptions, refusal
 from neverblink.script import Script, ScriptOptions
 from neverblink.stream import Stream
 from neverblink.types import Caption, Chunk
@@ -150,9 +150,7 @@ class Model:
 
     def own_policy(self, positions: Positions = "contiguous") -> str:
         """The KV policy that the checkpoint asks for; `streaming` where that does not hold, or it asks for none."""
-        rereads = self.card.policy == "reread"
-        refused = positions == "native" or "reread" in self.adapter.refused_policies
-        return "streaming" if rereads and refused else self.card.policy
+        return Card().policy if refusal(self.card.policy, positions, self.adapter) else self.card.policy
 
     def options(
         self,

@@ -9,7 +9,7 @@ from neverblink.decoding.speak import SpeakOptions
 from neverblink.errors import BudgetError, ConfigError
 from neverblink.kv.arena import Need
 from neverblink.kv.loops import guarded
-from neverblink.kv.policies import Coming, Parted, Shape, make_policy
+from neverblink.kv.policies import Coming, Parted, Shape, make_policy, policies
 from neverblink.kv.relocate import Positions
 from neverblink.models.base import Adapter, Look
 from neverblink.script import Script
@@ -115,16 +115,10 @@ class StreamOptions:
         Raises:
             ConfigError: the policy, or the kv_dtype, does not hold for this family, or not for each other.
         """
-        if self.policy in adapter.refused_policies:
-            raise ConfigError(
-                f"policy {self.policy} does not hold for {adapter.family}: {adapter.refused_policies[self.policy]}"
-            )
+        why = refusal(self.policy, self.positions, adapter)
+        if why:
+            raise ConfigError(f"policy {self.policy} does not hold for {why}")
         policy, shape = make_policy(self.policy, **self.policy_options), self.shape(adapter, script)
-        if getattr(policy, "reread", False) and self.positions == "native":
-            raise ConfigError(
-                f"policy {self.policy} does not hold for native positions: what is read once more would stand far "
-                f"behind the text before it; use contiguous ones"
-            )
         rows = policy.rows_needed(shape)
         if not self.kv_dtype:
             return Need(rows, policy.anchors_needed(shape))
@@ -168,3 +162,12 @@ class StreamOptions:
                 f"the question has {size} tokens > {self.question_tokens}; shorten it, or raise question_tokens"
             )
         return pieces
+
+
+def refusal(policy: str, positions: Positions, adapter: Adapter) -> str:
+    """For what a KV policy does not hold, and why: this family, or these positions; "" where it holds."""
+    if policy in adapter.refused_policies:
+        return f"{adapter.family}: {adapter.refused_policies[policy]}"
+    if positions == "native" and getattr(policies[policy], "reread", False):
+        return "native positions: what is read once more would stand far behind the text before it; use contiguous ones"
+    return ""

@@ -68,7 +68,7 @@ class Script:
             )
         self.newline_id = close[0] if close else -1  # what stands behind the end mark; -1: nothing does
         self.silence_ids = self.encode(options.silence)
-        self.quiet_ids = (self.silence_ids[0], self.end_id)  # what a second begins with in which nothing is said
+        self.quiet_ids = (*self.silence_ids[:1], self.end_id)  # what a second begins with in which nothing is said
         self._encode_cached = lru_cache(maxsize=256)(self.encode)
 
     def _marks_of(self, marks: Marks) -> list[str]:

@@ -15,6 +15,7 @@ def test_ways_are_run_once_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert 0 == main([*given, "--ways", "streaming", "no text"])
     first = read(tmp_path / "pong.jsonl")
     assert ["streaming", "no text"] == [run["way"] for run in first]
+    assert ["streaming", "streaming"] == [run["policy"] for run in first]  # whatever the checkpoint's own is
     assert {"sink_tokens": 0, "text_window": 0} == first[1]["policy_options"]
     capsys.readouterr()
     assert 0 == main([*given, "--ways", "streaming", "no text", "last frames"])

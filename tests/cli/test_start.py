@@ -43,6 +43,8 @@ REFUSED = [
     (["watch", "x.mp4", "--fps", "nan"], "--fps is nan"),
     (["watch", "x.mp4", "--fps", "inf"], "--fps is inf"),
     (["watch", "x.mp4", "--fps", "many"], "--fps"),
+    (["watch", "x.mp4", "--quiet-from", "1.5"], "--quiet-from is 1.5; it must be a probability, 0 to 1"),
+    (["watch", "x.mp4", "--quiet-from", "nan"], "--quiet-from is nan"),
     (["watch", "x.mp4", "--seconds", "0"], "--seconds is 0.0"),
     (["watch", "x.mp4", "--seed", "-1"], "--seed is -1"),
     (["watch", "x.mp4", "--start", "9", "--end", "3"], "--start 9 is not before --end 3"),

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.models import families
 
 import neverblink
 import neverblink.sources
 from neverblink.cli import main
 from neverblink.errors import SourceDamaged
+from neverblink.options import StreamOptions
 from neverblink.testing import ScriptedModel, SyntheticSource
 
 LINES = ["Left serves.", "", "Right scores: 0-1."]
@@ -236,6 +238,7 @@ from types import SimpleNamespace
 import neverblink, neverblink.sources
 from neverblink.cli import main
 from neverblink.testing import ScriptedModel, SyntheticSource
+from tests.models import families
 
 class Slow(ScriptedModel):
     def watch(self, source, **options):
@@ -305,11 +308,17 @@ def test_open_serves_one_source_with_the_same_outputs(
 
     def run(options: Any, begin: Any, load: Any, **given: Any) -> None:
         assert options.folder.is_dir()
-        served.append((options, begin, given))
+        served.append((options, begin, load()[1], given))
 
     monkeypatch.setattr(serve, "run", run)
-    assert main(["watch", "x.mp4", "--open", "--vtt", str(tmp_path / "a.vtt"), "--fps", "4", "--seconds", "9"]) == 0
-    ((options, (spec,), given),) = served
+    monkeypatch.setattr(scripted, "options", families.model("qwen2_5_vl").options, raising=False)
+    how = "--quiet-from 0.25 --gate pixel --loop-tokens 0 --positions native --vision-window 3 --seed 5"
+    files = ["--vtt", str(tmp_path / "a.vtt")]
+    assert main(["watch", "x.mp4", "--open", *files, "--fps", "4", "--seconds", "9", *how.split()]) == 0
+    ((options, (spec,), streams, given),) = served
+    assert (4.0, "native", "pixel", 0) == (streams.fps, streams.positions, streams.gate, streams.loop_tokens)
+    assert (3.0, 0.25, 5) == (streams.policy_options["vision_seconds"], streams.speak.quiet_from, streams.speak.seed)
+    assert StreamOptions().speak.max_tokens_per_second == streams.speak.max_tokens_per_second  # was not given
     assert ("x.mp4", True, 4.0, 9.0) == (spec.source, spec.realtime, spec.fps, spec.seconds)
     assert (True, True, 2) == (given["open_page"], given["any_port"], len(given["outputs"]))
     assert (True, False) == (options.loopback, options.folder.exists())

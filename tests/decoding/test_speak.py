@@ -66,6 +66,11 @@ def test_each_second_of_a_stream_begins_as_it_is_told(quiet_from: float, quiet: 
         assert quiet == (said[0] in stream.script.quiet_ids)
 
 
+def test_a_script_may_have_no_mark_for_silence():
+    script = families.model("qwen2_5_vl").script(ScriptOptions(silence=""))
+    assert (script.end_id,) == script.quiet_ids
+
+
 def held(stream: Stream) -> tuple[list[int], list[int], list[int]]:
     rows = stream.rows()
     return rows.ids.tolist(), rows.kinds.tolist(), rows.turns.tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 
 from neverblink import Model, ScriptOptions, Stream, StreamOptions
 from neverblink.errors import ConfigError, ModelError
-from neverblink.kv.policies import make_policy
-from neverblink.models.bundled import Card, read_card
+from neverblink.kv.policies import make_policy, policies
+from neverblink.models.bundled import OWN_POLICIES, Card, read_card
 from neverblink.types import Kind
 from tests.forced import Forced
 from tests.kv.test_invariants import assert_same, state
@@ -118,6 +119,12 @@ def test_a_checkpoint_may_ask_for_it():
     recurrent = Model(families.model("qwen3_5").adapter, card)
     assert recurrent.options().policy == "streaming"
     assert Model(model.adapter).options().policy == "streaming"
+
+
+def test_what_a_card_may_ask_for_has_the_same_windows():
+    """The CLI checks the windows that it is given before it knows whose the policy is."""
+    windows = {name: [field.name for field in fields(policies[name])] for name in OWN_POLICIES}
+    assert windows == dict.fromkeys(OWN_POLICIES, windows[Card().policy])
 
 
 def test_a_card_asks_only_for_what_has_its_windows(tmp_path):

@@ -513,6 +513,8 @@ def test_several_runs_are_exported_as_the_mean_of_their_weights(tmp_path: Path):
         torch.testing.assert_close(weight, mean.bfloat16().float(), rtol=0, atol=0)
     told = json.loads((tmp_path / "to" / "neverblink.json").read_text())["training"]
     assert {"mean_of": [{"step": 7}, {"step": 8}]} == told
+    config = json.loads((tmp_path / "to" / "config.json").read_text())
+    assert {"bfloat16"} == {part["dtype"] for part in (config, config["text_config"], config["vision_config"])}
     export(runs[:1], tmp_path / "to")
     told = json.loads((tmp_path / "to" / "neverblink.json").read_text())["training"]
     assert {"last_log_line": {"step": 7}} == told

@@ -20,24 +20,26 @@ from typing import Any
 from neverblink.bench.report import append, markdown, pyplot
 from neverblink.errors import ConfigError, NeverblinkError
 
+_STREAMING = ("--policy", "streaming")  # a checkpoint's own policy may be another
 # name -> arguments of `bench quality`; windows that are not named are the checkpoint's own.
 WAYS: dict[str, tuple[str, ...]] = {
-    "streaming": (),
-    "streaming, native positions": ("--positions", "native"),
+    "streaming": _STREAMING,
+    "streaming, native positions": (*_STREAMING, "--positions", "native"),
+    "reread": ("--policy", "reread"),
     "recompute": ("--policy", "recompute"),
     "sliding": ("--policy", "sliding"),
     "full": ("--policy", "full", "--kv-budget", "16384"),
     "last frames": ("--policy", "last-frames"),
-    "vision 0 s": ("--vision-seconds", "0"),  # the newest second only
-    "vision 1 s": ("--vision-seconds", "1"),
-    "vision 2 s": ("--vision-seconds", "2"),
-    "vision 4 s": ("--vision-seconds", "4"),
-    "vision 16 s": ("--vision-seconds", "16"),
-    "vision 32 s": ("--vision-seconds", "32"),
-    "no text": ("--sink-tokens", "0", "--text-window", "0"),
-    "text 0 + 96": ("--sink-tokens", "0", "--text-window", "96"),
-    "text 32 + 96": ("--sink-tokens", "32", "--text-window", "96"),
-    "text 32 + 1536": ("--sink-tokens", "32", "--text-window", "1536"),
+    "vision 0 s": (*_STREAMING, "--vision-seconds", "0"),  # the newest second only
+    "vision 1 s": (*_STREAMING, "--vision-seconds", "1"),
+    "vision 2 s": (*_STREAMING, "--vision-seconds", "2"),
+    "vision 4 s": (*_STREAMING, "--vision-seconds", "4"),
+    "vision 16 s": (*_STREAMING, "--vision-seconds", "16"),
+    "vision 32 s": (*_STREAMING, "--vision-seconds", "32"),
+    "no text": (*_STREAMING, "--sink-tokens", "0", "--text-window", "0"),
+    "text 0 + 96": (*_STREAMING, "--sink-tokens", "0", "--text-window", "96"),
+    "text 32 + 96": (*_STREAMING, "--sink-tokens", "32", "--text-window", "96"),
+    "text 32 + 1536": (*_STREAMING, "--sink-tokens", "32", "--text-window", "1536"),
 }
 COLUMNS = {
     "event_f1": "event F1",

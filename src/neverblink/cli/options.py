@@ -94,6 +94,8 @@ class WatchOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ConfigError(f"{flag(name)} is {value}; it must be 0 or more")
+        if self.quiet_from is not None and not 0 <= self.quiet_from <= 1:
+            raise ConfigError(f"--quiet-from is {self.quiet_from}; it must be a probability, 0 to 1")
         if self.end is not None and self.end <= self.start:
             raise ConfigError(f"--start {self.start:g} is not before --end {self.end:g}; nothing is left to watch")
         if self.positions not in POSITIONS:

@@ -329,21 +329,14 @@ def run_page(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
 
     def load() -> tuple[Any, Any]:
         model = load_model(options)
-        own = model.options(options.policy, options.policy_options(), positions=options.positions)
-        wanted = {
-            "max_tokens_per_second": options.max_tokens_per_second,
-            "temperature": options.temperature,
-            "quiet_from": options.quiet_from,
-            "seed": options.seed,
-        }
-        speak = replace(own.speak, **{key: value for key, value in wanted.items() if value is not None})
-        fps = own.fps if options.fps is None else options.fps
-        own = replace(own, fps=fps, speak=speak)
-        parts: dict[str, Any] = {"gate": options.gate, "encoder_cache": options.encoder_cache}
-        parts |= {"compress": options.compress, "kv_dtype": options.kv_dtype}
-        if options.loop_tokens is not None:
-            parts["loop_tokens"] = options.loop_tokens
-        return model, replace(own, **parts)
+        speech = ("seed", "max_tokens_per_second", "temperature", "quiet_from")
+        others = ("positions", "fps", "gate", "encoder_cache", "compress", "loop_tokens", "kv_dtype")
+        return model, model.options(
+            options.policy,
+            options.policy_options(),
+            {name: getattr(options, name) for name in speech},
+            **{name: getattr(options, name) for name in others},
+        )
 
     def over() -> None:
         if not quiet:
@@ -375,8 +368,9 @@ def _check_policy(options: WatchOptions) -> None:
     # Both import torch, so they come after the source has been refused.
     from neverblink.economy import make_parts
     from neverblink.kv.policies import make_policy
+    from neverblink.models.bundled import Card
 
-    make_policy(options.policy or "streaming", **options.policy_options())  # a model's own has the same windows
+    make_policy(options.policy or Card().policy, **options.policy_options())  # a model's own has the same windows
     make_parts(options.gate, options.encoder_cache, options.compress)
 
 

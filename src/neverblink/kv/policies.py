@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -157,6 +157,9 @@ class Streaming:
     text_window: int = 512
     vision_seconds: float = 16.0
 
+    reuse: ClassVar[bool] = True  # False: what is kept is fed again
+    reread: ClassVar[bool] = False  # True: words that leave the window are
+
     def __post_init__(self) -> None:
         _check_windows(self)
 
@@ -197,22 +200,12 @@ class Streaming:
             reread=self.reread,
         )
 
-    @property
-    def reuse(self) -> bool:
-        return True
-
-    @property
-    def reread(self) -> bool:
-        return False
-
 
 @dataclass(frozen=True)
 class Recompute(Streaming):
     """Window with overlap, no reuse: holds what `streaming` holds and feeds all of it again at every chunk."""
 
-    @property
-    def reuse(self) -> bool:
-        return False
+    reuse: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -220,9 +213,7 @@ class Reread(Streaming):
     """`streaming`, and words that leave the window are read once more: their keys and values are then those of the
     previous text in training, not those of the time when they were said. Costs a short feed whenever words leave."""
 
-    @property
-    def reread(self) -> bool:
-        return True
+    reread: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

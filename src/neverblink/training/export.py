@@ -39,6 +39,8 @@ def export(runs: Sequence[Path], to: Path) -> None:
                 raise ConfigError(f"{name} is {shapes[0]} in {runs[0]} and {shape} in {run}: no mean; name one run")
         weight.data = torch.stack([each[name].data for each in weights]).mean(0)
     model.to(torch.bfloat16)
+    for part in (model.config.text_config, model.config.vision_config):  # the config's own it writes by itself
+        part.dtype = torch.bfloat16
     run = runs[-1]
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
