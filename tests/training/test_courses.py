@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from neverblink.arcade.sport import BINS
 from neverblink.errors import ConfigError
-from neverblink.football.commentary import FOOTBALL
+from neverblink.football.commentary import FOOTBALL, measure
 from neverblink.football.matches import Match, is_held_out
 from neverblink.football.truth import states
 from neverblink.training.arcade import COMMENTATE, DESCRIBE, LENGTH_TOLD, film, print_of
-from neverblink.training.courses import BAR, SHIFT, ArcadeCourse, FootballCourse, courses_of, disturbed
+from neverblink.training.courses import BAR, LIGHT, ArcadeCourse, FootballCourse, courses_of, disturbed, mirrored
 from neverblink.training.look import Pairs, fields_of
 from neverblink.vision.pixels import PixelOptions, fit
 from tests.football.recording import write_match
@@ -66,6 +67,7 @@ def test_pairs_of_a_match_are_neighbours_with_the_state_of_the_later_one(
 ):
     """The recording's pictures get lighter by 2 each half second, so a picture tells its number."""
     monkeypatch.setattr("neverblink.training.courses.disturbed", lambda pictures, rng: pictures)
+    monkeypatch.setattr("neverblink.training.courses.mirrored", lambda pictures, state: (pictures, state))
     course = FootballCourse(matches)
     record = Match(course.matches[0]).record
     expected = {state.time: state for state in states(record, 2)}
@@ -93,22 +95,49 @@ def test_a_restart_is_always_among_the_pairs(matches: Path, monkeypatch: pytest.
     assert len(seen) - len(restarts) < 0.5 * (len(true) - len(restarts))
 
 
-def test_a_disturbed_pair_is_moved_as_one_and_stays_what_it_is():
-    """Both pictures by the same way, no further than SHIFT; black is darkest, and nothing wraps round."""
+def test_a_disturbed_pair_is_lit_as_one_and_stays_where_it_is():
     pictures = np.zeros((2, 180, 320, 3), np.uint8)
     pictures[:, 90, 160] = 200
-    moves = set()
+    lights = set()
     for seed in range(40):
-        moved = disturbed(pictures, np.random.default_rng(seed))
-        assert pictures.shape == moved.shape
-        assert np.uint8 == moved.dtype
-        np.testing.assert_array_equal(moved[0], moved[1])
-        [(y, x)] = np.argwhere(moved[0].sum(-1) > moved[0, 0, 0].sum())
-        assert abs(y - 90) <= SHIFT[0]
-        assert abs(x - 160) <= SHIFT[1]
-        moves.add((y, x))
-    assert len(moves) > 30
+        lit = disturbed(pictures, np.random.default_rng(seed))
+        assert np.uint8 == lit.dtype
+        np.testing.assert_array_equal(lit[0], lit[1])
+        assert [(90, 160)] == [tuple(place) for place in np.argwhere(lit[0].sum(-1) > lit[0, 20, 0].sum())]
+        lights.add(int(lit[0, 90, 160, 0]))
+    assert len(lights) > 15
+    assert max(abs(light - 200) for light in lights) <= LIGHT * (128 + 72) + 1
     assert 200 == pictures.max()
+
+
+def test_a_mirrored_pair_is_true_of_the_mirrored_state(matches: Path):
+    """What is named of it is what is named of the other with left and right exchanged; the score bar stays readable."""
+    course = FootballCourse(matches)
+    [(pictures, state), *_] = course.pairs(1)
+    state = state._replace(x=0.33, speed_x=0.2, block=(-0.21, 0.43))
+    before = pictures.copy()
+    other, told = mirrored(pictures, state)
+    np.testing.assert_array_equal(before, pictures)
+    np.testing.assert_array_equal(pictures[:, 40:, ::-1], other[:, 40:])
+    np.testing.assert_array_equal(pictures[:, BAR[0]], other[:, BAR[0]])
+    names = dict(zip(FOOTBALL.fields, zip(measure(state), measure(told), strict=True), strict=True))
+    assert names.pop("way") == (2, 1)
+    for name in ("column", "yellow block", "blue block"):
+        one, two = names.pop(name)
+        assert one != two == BINS - 1 - one
+    assert all(one == two for one, two in names.values())
+    back, again = mirrored(other, told)
+    np.testing.assert_array_equal(pictures, back)
+    assert again == state
+
+
+def test_half_of_the_pairs_are_mirrored(matches: Path, monkeypatch: pytest.MonkeyPatch):
+    course = FootballCourse(matches)
+    whole = [state for _, state in course.pairs(1)]
+    monkeypatch.setattr("neverblink.training.courses.mirrored", lambda pictures, state: (pictures, state))
+    plain = [state for _, state in course.pairs(1)]
+    turned = sum(one.block != two.block for one, two in zip(whole, plain, strict=True))
+    assert 0.3 < turned / len(whole) < 0.7
 
 
 def test_the_score_bar_stays_as_it_is():
@@ -181,7 +210,7 @@ def test_a_match_on_film_is_what_was_played_and_asks_for_no_score_that_is_not_kn
 
 
 def test_clips_begin_with_a_kick_off_and_many_show_a_goal(matches: Path, monkeypatch: pytest.MonkeyPatch):
-    """The same from the same seed; whoever is held out is in none; the pictures of one clip are moved as one."""
+    """The same from the same seed; whoever is held out is in none; the pictures of one clip are lit as one."""
     monkeypatch.setattr("neverblink.training.courses.CLIPPED", 1.0)
     monkeypatch.setattr("neverblink.training.courses.CLIP", (6, 12))
     seen: list[np.random.Generator] = []

@@ -7,7 +7,7 @@ from collections import Counter
 from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import count, repeat
+from itertools import count, islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -567,3 +567,44 @@ def test_a_tower_that_goes_on_sees_what_it_saw(tmp_path: Path, fresh: bool):
     assert torch.equal(kept, proj.weight) != fresh
     before, after = (patches @ weight.detach().flatten(1).T for weight in (kept, proj.weight))
     assert fresh == bool((after - before).norm() > 0.5 * before.norm())
+
+
+def test_what_is_learned_of_one_sport_is_hardly_seen_in_another(tmp_path: Path):
+    """Directions at right angles to those of the sport that is kept: any step along them changes its patches less."""
+    a_checkpoint(tmp_path)
+    courses = courses_of(["pong", "boxing"], None)
+    pairs = iter(Pairs(courses, adapter_of(tmp_path).pixels, 3, live=8))
+    batch = by_grid([next(pairs) for _ in range(48)])
+    [(_, patches, truth)] = batch
+    change = {}
+    for kept in ((), (0,)):
+        torch.manual_seed(1)
+        adapter = adapter_of(tmp_path)
+        proj = adapter.model.model.visual.patch_embed.proj
+        before = proj.weight.detach().clone()
+        whiten(adapter, repeat(batch), False, kept=kept, seen=16 * 16, rank=60, stays=60)
+        inner = proj.parametrizations.weight.original
+        torch.nn.init.normal_(inner)
+        step = (proj.weight.detach() - before).flatten(1)
+        values = normalise(patches.flatten(0, 1), adapter.pixels).unflatten(0, patches.shape[:2])
+        pong, boxing = ((values[truth[:, 0] == sport] @ step.T).square().mean() for sport in (0, 1))
+        change[kept] = float(pong / boxing)
+    assert change[(0,)] < 0.1 * change[()]
+
+
+def test_pairs_may_come_again_in_another_order(tmp_path: Path):
+    """Each as often as is asked for at the mean; and one is not followed by its neighbour."""
+    a_checkpoint(tmp_path)
+    pixels = adapter_of(tmp_path).pixels
+
+    def drawn(pool: int, times: float) -> list[bytes]:
+        pairs = iter(Pairs([ArcadeCourse("pong")], pixels, 3, live=2, pool=pool, times=times))
+        return [truth.tobytes() + patches.tobytes() for _, patches, truth in islice(pairs, 90)]
+
+    once, thrice = drawn(1, 1.0), drawn(16, 3.0)
+    assert len(set(once)) == 90
+    assert 30 <= len(set(thrice)) <= 46  # 16 at first, and a new one for each three
+    assert set(thrice) <= set(once)
+    places = [once.index(pair) for pair in thrice]
+    assert 3 < np.abs(np.diff(places)).mean()
+    assert drawn(16, 3.0) == thrice

@@ -245,9 +245,10 @@ def see(run: Path, args: argparse.Namespace) -> None:
     known = known_fields(run)
     new = [column for column, (name, _) in enumerate(fields) if name not in known]
     kept = [name in args.keep for name in args.sports]
+    stay = [number for number, keeps in enumerate(kept) if keeps]
     same = [keeps and known >= course.sport.fields.keys() for keeps, course in zip(kept, courses, strict=True)]
     often = [1 / same.count(stays) for stays in same]  # half of the pairs for what stays, half for what is learned
-    pairs = Pairs(courses, adapter.pixels, args.seed + 1, often=often)
+    pairs = Pairs(courses, adapter.pixels, args.seed + 1, often=often, pool=1024, times=3)  # 0.2 GB
     loader = DataLoader(
         pairs,
         batch_size=args.batch or usual.batch,
@@ -262,7 +263,7 @@ def see(run: Path, args: argparse.Namespace) -> None:
     if all(kept) and directions:
         letter(adapter, directions)
     else:
-        whiten(adapter, batches, not known, directions)
+        whiten(adapter, batches, not known, directions, stay)
     shares = look(
         adapter,
         batches,
@@ -271,7 +272,7 @@ def see(run: Path, args: argparse.Namespace) -> None:
         partial(print, flush=True),
         args.lr or usual.lr,
         args.steps,
-        [number for number, keeps in enumerate(kept) if keeps],
+        stay,
         before,
         new,
     )
