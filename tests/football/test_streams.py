@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -226,3 +227,19 @@ def test_a_video_that_ends_early_is_named(tmp_path: Path):
 def test_rates_that_were_not_recorded(folder: Path):
     with pytest.raises(ConfigError, match="recorded at 2 pictures a second, 8 cannot"):
         next(football_stream(folder, 0, fps=8))
+
+
+@pytest.mark.parametrize("fps", [2, 5, 10])
+@pytest.mark.parametrize("coder", [{"g": "13", "bf": "3", "b-pyramid": "normal"}, {"g": "40", "preset": "veryfast"}])
+def test_pictures_from_a_second_on_are_those_that_come_then(tmp_path: Path, fps: int, coder: dict[str, str]):
+    """Whatever stands between key frames, and at either end; nothing before the key frame is decoded."""
+    match = Match(write_match(tmp_path, coder=coder, video_fps=10, stride=1))
+    whole = list(match.frames(fps))
+    for start in (0, 1, 2, 13, 14, 25, 26, 39, 40, 41):
+        part = list(match.frames(fps, start))
+        assert [frame.time for frame in whole[start * fps :]] == [frame.time for frame in part]
+        for one, two in zip(whole[start * fps :], part, strict=True):
+            np.testing.assert_array_equal(one.pixels, two.pixels)
+    with av.open(str(match.video)) as container:
+        first, _ = next(match._decoded(container, 39))
+    assert 340 < first <= 390

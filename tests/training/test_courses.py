@@ -1,5 +1,6 @@
 """Material to learn from: games that the benchmark never draws, matches that it never shows."""
 
+from collections import Counter
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def test_pairs_of_a_match_are_neighbours_with_the_state_of_the_later_one(
     """The recording's pictures get lighter by 2 each half second, so a picture tells its number."""
     monkeypatch.setattr("neverblink.training.courses.disturbed", lambda pictures, rng: pictures)
     monkeypatch.setattr("neverblink.training.courses.mirrored", lambda pictures, state: (pictures, state))
+    monkeypatch.setattr("neverblink.training.courses.STRETCH", 1000)
     course = FootballCourse(matches)
     record = Match(course.matches[0]).record
     expected = {state.time: state for state in states(record, 2)}
@@ -83,6 +85,7 @@ def test_pairs_of_a_match_are_neighbours_with_the_state_of_the_later_one(
 def test_a_restart_is_always_among_the_pairs(matches: Path, monkeypatch: pytest.MonkeyPatch):
     """They are rare, and most other pictures are left out. In a stream it may be the first of two pictures or the
     second, so it is to be named of both."""
+    monkeypatch.setattr("neverblink.training.courses.STRETCH", 1000)
     course = FootballCourse(matches)
     record = Match(course.matches[0]).record
     monkeypatch.setattr(course, "matches", course.matches[:1])
@@ -93,6 +96,20 @@ def test_a_restart_is_always_among_the_pairs(matches: Path, monkeypatch: pytest.
     assert restarts == [state.time for state in seen if state.restart]
     assert any(before.restart and not now.restart for before, now in pairwise(shown))
     assert len(seen) - len(restarts) < 0.5 * (len(true) - len(restarts))
+
+
+def test_pairs_are_taken_from_a_short_part_and_all_parts_come(matches: Path, monkeypatch: pytest.MonkeyPatch):
+    """Then from another match, as neighbours are alike; the opening is in as many of them as in whole matches."""
+    monkeypatch.setattr("neverblink.training.courses.STRETCH", 8)
+    course = FootballCourse(matches)
+    found = [[state for _, state in course.pairs(seed)] for seed in range(40)]
+    for states_of in found:
+        times = [state.time for state in states_of]
+        assert times == sorted(times)
+        assert times[-1] - times[0] < 8
+    begins = Counter(int(states_of[0].time) // 8 for states_of in found)
+    assert set(range(5)) == set(begins)
+    assert max(begins.values()) < 20
 
 
 def test_a_disturbed_pair_is_lit_as_one_and_stays_where_it_is():

@@ -7,7 +7,7 @@ from collections import Counter
 from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import count, islice, repeat
+from itertools import count, repeat
 from pathlib import Path
 
 import numpy as np
@@ -590,21 +590,3 @@ def test_what_is_learned_of_one_sport_is_hardly_seen_in_another(tmp_path: Path):
         pong, boxing = ((values[truth[:, 0] == sport] @ step.T).square().mean() for sport in (0, 1))
         change[kept] = float(pong / boxing)
     assert change[(0,)] < 0.1 * change[()]
-
-
-def test_pairs_may_come_again_in_another_order(tmp_path: Path):
-    """Each as often as is asked for at the mean; and one is not followed by its neighbour."""
-    a_checkpoint(tmp_path)
-    pixels = adapter_of(tmp_path).pixels
-
-    def drawn(pool: int, times: float) -> list[bytes]:
-        pairs = iter(Pairs([ArcadeCourse("pong")], pixels, 3, live=2, pool=pool, times=times))
-        return [truth.tobytes() + patches.tobytes() for _, patches, truth in islice(pairs, 90)]
-
-    once, thrice = drawn(1, 1.0), drawn(16, 3.0)
-    assert len(set(once)) == 90
-    assert 30 <= len(set(thrice)) <= 46  # 16 at first, and a new one for each three
-    assert set(thrice) <= set(once)
-    places = [once.index(pair) for pair in thrice]
-    assert 3 < np.abs(np.diff(places)).mean()
-    assert drawn(16, 3.0) == thrice

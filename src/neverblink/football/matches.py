@@ -102,8 +102,11 @@ class Match:
     def seconds(self) -> int:
         return self.record.seconds
 
-    def frames(self, fps: int = FPS) -> Iterator[Frame]:
+    def frames(self, fps: int = FPS, start: int = 0) -> Iterator[Frame]:
         """Pictures [180, 320, 3] uint8 RGB at k / fps media seconds, decoded one by one, as many as the state needs.
+
+        Args:
+            start: media second of the first one. What is before it is not decoded but from the last key frame on.
 
         Raises:
             ConfigError: the recording has no picture at some of these times.
@@ -117,13 +120,13 @@ class Match:
                 f" use a divisor, such as {FPS}"
             )
         wanted, every = self.seconds * fps, self.record.video_fps // fps
-        taken = 0
+        taken = start * fps
         try:
             with av.open(str(self.video)) as container:
-                for k, picture in enumerate(container.decode(video=0)):
-                    if k % every:
+                for k, picture in self._decoded(container, start):
+                    if k % every or k < taken * every:
                         continue
-                    if taken == wanted:
+                    if taken >= wanted:
                         return
                     pixels = picture.to_ndarray(format="rgb24")
                     if pixels.shape != (HEIGHT, WIDTH, 3):
@@ -137,6 +140,17 @@ class Match:
             raise SourceError(f"{self.video}: cannot be decoded ({error}); record it again") from error
         if taken < wanted:
             raise SourceError(f"{self.video}: ends after {taken} pictures, its state has {wanted}; record it again")
+
+    def _decoded(self, container: Any, start: int) -> Iterator[tuple[int, Any]]:
+        """(number in the video, picture) from the key frame on that is needed for a media second."""
+        if start == 0:
+            yield from enumerate(container.decode(video=0))
+            return
+        stream = container.streams.video[0]
+        origin = stream.start_time or 0
+        container.seek(origin + round(start / stream.time_base), stream=stream)
+        for picture in container.decode(stream):
+            yield round((picture.pts - origin) * stream.time_base * self.record.video_fps), picture
 
 
 def find_matches(place: str | Path | list[Path]) -> list[Path]:

@@ -45,7 +45,7 @@ def clip_stream(
     second = start
     for clip, (yellow, blue) in zip(clips, ahead, strict=True):
         state_at = islice(states(clip.match.record, fps), clip.start * fps, None)
-        pictures = islice(clip.match.frames(fps), clip.start * fps, None) if draw else None
+        pictures = clip.match.frames(fps, clip.start) if draw else None
         for own in range(clip.start, clip.end):
             taken = [next(pictures).pixels for _ in range(fps)] if pictures else []
             frames = np.stack(taken) if taken else np.empty((0, 180, 320, 3), np.uint8)

@@ -248,7 +248,7 @@ def see(run: Path, args: argparse.Namespace) -> None:
     stay = [number for number, keeps in enumerate(kept) if keeps]
     same = [keeps and known >= course.sport.fields.keys() for keeps, course in zip(kept, courses, strict=True)]
     often = [1 / same.count(stays) for stays in same]  # half of the pairs for what stays, half for what is learned
-    pairs = Pairs(courses, adapter.pixels, args.seed + 1, often=often, pool=1024, times=3)  # 0.2 GB
+    pairs = Pairs(courses, adapter.pixels, args.seed + 1, often=often)
     loader = DataLoader(
         pairs,
         batch_size=args.batch or usual.batch,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -27,6 +27,7 @@ ARCADE_FPS = 8
 LIGHT = 0.1  # by which the light of a recorded picture is changed, at most
 BAR = slice(0, 11), slice(50, 152)  # rows and columns of the score bar, which stays as it is
 CLOCK = slice(2, 11), slice(62, 78)  # of the clock in it
+STRETCH = 20  # seconds of a match from which pairs are taken before another one is drawn: neighbours are alike
 CLIPPED = 0.75  # share of the streams of football that are made of clips
 CLIP = 18, 43  # seconds, at least, and less than
 ENDS = 0.05, 0.5  # share of the clips behind which another match begins; drawn for each match
@@ -104,7 +105,9 @@ class FootballCourse:
     def pairs(self, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
         rng = np.random.default_rng(seed)
         match = Match(self.matches[int(rng.integers(len(self.matches)))])
-        shown = zip(match.frames(self.fps), states(match.record, self.fps), strict=True)
+        start = STRETCH * int(rng.integers(-(-match.seconds // STRETCH)))
+        true = islice(states(match.record, self.fps), start * self.fps, None)
+        shown = islice(zip(match.frames(self.fps, start), true, strict=True), STRETCH * self.fps)
         for (before, past), (now, state) in pairwise(shown):
             # Many a restart lasts for one picture, which may be the first or the second of the two that a token shows.
             state = state._replace(restart=state.restart or past.restart)

@@ -46,8 +46,6 @@ class Pairs(IterableDataset[tuple[Grid, np.ndarray, np.ndarray]]):
         courses: what to draw from.
         live: streams that run side by side, of all courses together.
         often: how often each course is drawn; () is equally often.
-        pool: pairs that are held, of which any may come next. Each comes `times` times at the mean: neighbours of
-            a stream are alike, and to play and decode them costs more than to look at them once more.
     """
 
     def __init__(
@@ -57,11 +55,8 @@ class Pairs(IterableDataset[tuple[Grid, np.ndarray, np.ndarray]]):
         seed: int,
         live: int = 32,
         often: Sequence[float] = (),
-        pool: int = 1,
-        times: float = 1.0,
     ):
         self.courses, self.pixels, self.seed, self.live = tuple(courses), pixels, seed, live
-        self.pool, self.times = pool, times
         ends = np.cumsum(often or [1.0] * len(courses))
         # Stream i is of the course whose share of the streams i is in.
         self._course_of = np.searchsorted(ends / ends[-1], (np.arange(live) + 0.5) / live).tolist()
@@ -71,22 +66,13 @@ class Pairs(IterableDataset[tuple[Grid, np.ndarray, np.ndarray]]):
         rng = np.random.default_rng((self.seed, worker.id if worker else 0))
         fields = fields_of([course.sport for course in self.courses])
         live = [self._one(i, int(rng.integers(2**31)), fields) for i in range(self.live)]
-        pool: list[tuple[Grid, np.ndarray, np.ndarray]] = []
-        due = 0.0
         while True:
             i = int(rng.integers(self.live))
             pair = next(live[i], None)
             if pair is None:
                 live[i] = self._one(i, int(rng.integers(2**31)), fields)
-                continue
-            if len(pool) < self.pool:
-                pool.append(pair)
             else:
-                pool[int(rng.integers(self.pool))] = pair
-            due += self.times * (len(pool) == self.pool)
-            while due >= 1:
-                yield pool[int(rng.integers(self.pool))]
-                due -= 1
+                yield pair
 
     def _one(self, number: int, seed: int, fields: list[Field]) -> Iterator[tuple[Grid, np.ndarray, np.ndarray]]:
         index = self._course_of[number]
