@@ -417,7 +417,7 @@ def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypat
         return {"there": 1.0}
 
     monkeypatch.setattr("neverblink.training.arcade.look", looked)
-    monkeypatch.setattr("neverblink.training.arcade.whiten", lambda *args, **options: None)
+    monkeypatch.setattr("neverblink.training.arcade.whiten", lambda *args: seen.update(beside=args[-1]))
     asked = Namespace(stage="see", sports=["pong", "boxing"], keep=["boxing"], like=runs[1] if other else None)
     asked.football, asked.seed, asked.batch, asked.workers, asked.device = None, 0, 4, 0, "cpu"
     asked.minutes, asked.lr, asked.steps = 1.0, 1e-3, 1
@@ -425,7 +425,7 @@ def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypat
     monkeypatch.setattr("neverblink.training.arcade.DataLoader", lambda *args, **options: iter(()))
     see(runs[0], asked)
     weights = [adapter_of(run).model.model.visual.blocks[0].attn.qkv.weight for run in runs]
-    assert [1] == seen["keep"]
+    assert [1] == seen["keep"] == seen["beside"]
     torch.testing.assert_close(seen["before"].blocks[0].attn.qkv.weight, weights[other])
     assert not torch.equal(*weights)
     assert {"there": 1.0} == json.loads((runs[0] / "seen.json").read_text())
@@ -433,6 +433,9 @@ def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypat
     see(runs[0], asked)
     names = [name for name, _ in seen["fields"]]
     assert [i for i, name in enumerate(names) if name != "there"] == seen["new"]
+    asked.keep = asked.sports
+    see(runs[0], asked)
+    assert ([0, 1], []) == (seen["keep"], seen["beside"])  # then there is nothing that theirs could be held against
 
 
 def test_a_new_field_of_a_kept_sport_is_learned(tmp_path: Path):

@@ -162,8 +162,8 @@ class FootballCourse:
 def disturbed(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Pictures [n, height, width, 3] uint8 of a match, all a little lighter or darker, but for the score bar.
 
-    They are not moved: the camera goes with the ball, so a place in the picture means something. With pictures
-    moved by up to 12 pixels a tower needed four times as long for the same (LOG.md).
+    They are not moved: the camera goes with the ball, so a place in the picture means something. After 4 minutes a
+    tower named the side in 0.69 of held-out pictures with moves of up to 16 pixels, in 0.78 without (LOG.md).
     """
     light, contrast = 1 + rng.uniform(-LIGHT, LIGHT, 2)
     values = np.arange(256.0)

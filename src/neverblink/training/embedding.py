@@ -134,8 +134,8 @@ def whiten(
 
     Args:
         fresh: forget what is there.
-        kept: numbers of sports whose tokens are to stay: the directions are those of the others' patches, at right
-            angles to the `stays` main ones of theirs, so that what is learned is hardly seen in them.
+        kept: numbers of sports whose tokens are to stay, not all of them: the directions are those of the others'
+            patches, at right angles to the `stays` main ones of theirs, so that what is learned is hardly seen there.
     """
     held: list[torch.Tensor] = []
     old: list[torch.Tensor] = []
