@@ -238,7 +238,6 @@ from types import SimpleNamespace
 import neverblink, neverblink.sources
 from neverblink.cli import main
 from neverblink.testing import ScriptedModel, SyntheticSource
-from tests.models import families
 
 class Slow(ScriptedModel):
     def watch(self, source, **options):

@@ -77,7 +77,12 @@ def hand_made() -> dict[str, Any]:
 
 
 def write_match(
-    folder: Path, number: int = 0, pictures: int | None = None, coder: dict[str, str] | None = None, **changed: Any
+    folder: Path,
+    number: int = 0,
+    pictures: int | None = None,
+    coder: dict[str, str] | None = None,
+    rate: int | None = None,
+    **changed: Any,
 ) -> Path:
     """The two files of the hand-made match; the pictures are grey, 16 + 4 for each second."""
     arrays = hand_made() | changed
@@ -85,7 +90,7 @@ def write_match(
     np.savez(path, **{name: value for name, value in arrays.items() if value is not None})
     fps = int(arrays["video_fps"])
     with av.open(str(path.with_suffix(".mp4")), "w") as container:
-        video = container.add_stream("libx264", rate=fps, options=coder or {"crf": "10", "preset": "ultrafast"})
+        video = container.add_stream("libx264", rate=rate or fps, options=coder or {"crf": "10", "preset": "ultrafast"})
         video.width, video.height, video.pix_fmt = 320, 180, "yuv420p"
         for k in range(40 * fps + 1 if pictures is None else pictures):
             pixels = np.full((180, 320, 3), 16 + 2 * (k * 2 // fps), np.uint8)

@@ -243,3 +243,6 @@ def test_pictures_from_a_second_on_are_those_that_come_then(tmp_path: Path, fps:
     with av.open(str(match.video)) as container:
         first, _ = next(match._decoded(container, 39))
     assert 340 < first <= 390
+    slow = Match(write_match(tmp_path, coder=coder, rate=5, video_fps=10, stride=1))  # played at half its speed
+    whole = [frame.pixels for frame in slow.frames(fps)]
+    np.testing.assert_array_equal(whole[14 * fps :], [frame.pixels for frame in slow.frames(fps, 14)])

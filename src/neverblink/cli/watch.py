@@ -25,6 +25,9 @@ SMALL = 50_000_000
 
 # typer reads each default below as "not given"; the real ones are in WatchOptions, and the help text shows those.
 _D = WatchOptions
+# Options that a stream has under the same name, and those of how a second is spoken.
+_STREAM = ("fps", "positions", "gate", "encoder_cache", "compress", "loop_tokens", "kv_dtype")
+_SPEAK = ("seed", "max_tokens_per_second", "temperature", "quiet_from")
 _SPEC = "NAME[:OPTION=VALUE,...]"
 
 
@@ -291,9 +294,8 @@ def _numbered(options: WatchOptions, number: str) -> WatchOptions:
 
 def _how(options: WatchOptions) -> dict[str, Any]:
     """What `Model.watch` and `Model.watch_many` are given alike."""
-    memory = ("policy", "positions", "pipeline", "gate", "encoder_cache", "compress", "loop_tokens", "kv_dtype")
-    speech = ("fps", "seconds", "start", "end", "seed", "max_tokens_per_second", "temperature", "quiet_from", "query")
-    own = {name: getattr(options, name) for name in (*memory, *speech)}
+    names = (*_STREAM, *_SPEAK, "policy", "pipeline", "seconds", "start", "end", "query")
+    own = {name: getattr(options, name) for name in names}
     return own | {"questions": options.questions(), "policy_options": options.policy_options()}
 
 
@@ -329,13 +331,11 @@ def run_page(name: str, options: WatchOptions, *, quiet: bool = False) -> None:
 
     def load() -> tuple[Any, Any]:
         model = load_model(options)
-        speech = ("seed", "max_tokens_per_second", "temperature", "quiet_from")
-        others = ("positions", "fps", "gate", "encoder_cache", "compress", "loop_tokens", "kv_dtype")
         return model, model.options(
             options.policy,
             options.policy_options(),
-            {name: getattr(options, name) for name in speech},
-            **{name: getattr(options, name) for name in others},
+            {name: getattr(options, name) for name in _SPEAK},
+            **{name: getattr(options, name) for name in _STREAM},
         )
 
     def over() -> None:

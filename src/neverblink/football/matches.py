@@ -142,11 +142,14 @@ class Match:
             raise SourceError(f"{self.video}: ends after {taken} pictures, its state has {wanted}; record it again")
 
     def _decoded(self, container: Any, start: int) -> Iterator[tuple[int, Any]]:
-        """(number in the video, picture) from the key frame on that is needed for a media second."""
-        if start == 0:
-            yield from enumerate(container.decode(video=0))
-            return
+        """(number in the video, picture), from the key frame on that is needed for a media second.
+
+        A picture's time tells its number only where the video is as fast as its state says; else all are counted.
+        """
         stream = container.streams.video[0]
+        if start == 0 or stream.average_rate != self.record.video_fps:
+            yield from enumerate(container.decode(stream))
+            return
         origin = stream.start_time or 0
         container.seek(origin + round(start / stream.time_base), stream=stream)
         for picture in container.decode(stream):

@@ -263,7 +263,7 @@ def see(run: Path, args: argparse.Namespace) -> None:
     if all(kept) and directions:
         letter(adapter, directions)
     else:
-        whiten(adapter, batches, not known, directions, [] if all(kept) else stay)
+        whiten(adapter, batches, not known, directions, stay)
     shares = look(
         adapter,
         batches,

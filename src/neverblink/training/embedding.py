@@ -134,22 +134,24 @@ def whiten(
 
     Args:
         fresh: forget what is there.
-        kept: numbers of sports whose tokens are to stay, not all of them: the directions are those of the others'
-            patches, at right angles to the `stays` main ones of theirs, so that what is learned is hardly seen there.
+        kept: numbers of sports whose tokens are to stay: the directions are those of the others' patches, at right
+            angles to the `stays` main ones of theirs, so that what is learned is hardly seen there. Where all are kept
+            there are no others, and the directions are theirs.
     """
     held: list[torch.Tensor] = []
-    old: list[torch.Tensor] = []
+    known: list[torch.Tensor] = []
     numbers = torch.tensor(list(kept), dtype=torch.int64)
     while sum(map(len, held)) < seen:
         for _, patches, truth in next(batches):
-            known = torch.isin(truth[:, 0], numbers)
-            held.append(patches[~known].flatten(0, 1))
-            old.append(patches[known].flatten(0, 1))
+            held.append(patches.flatten(0, 1))
+            known.append(torch.isin(truth[:, 0], numbers).repeat_interleave(patches.shape[1]))
+    patches, theirs = normalise(torch.cat(held), adapter.pixels).to(adapter.device), torch.cat(known)
     weight = _embedding(adapter).weight
-    rows = main_directions(normalise(torch.cat(held), adapter.pixels).to(adapter.device), rank)
-    if kept:
-        _, theirs = _directions(normalise(torch.cat(old), adapter.pixels).to(adapter.device), stays)
-        rows = rows - rows @ theirs @ theirs.T
+    others = ~theirs if not theirs.all() else theirs
+    rows = main_directions(patches[others], rank)
+    if not others.all():
+        _, stay = _directions(patches[theirs], stays)
+        rows = rows - rows @ stay @ stay.T
     rows = torch.cat([rows, *more])
     _write(adapter, Along(torch.zeros_like(weight), rows, rank**-0.5) if fresh else Along(weight, rows))
 
