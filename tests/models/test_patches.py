@@ -11,7 +11,7 @@ import torch
 from neverblink import Model
 from neverblink.models import patches
 from neverblink.models.patches import BytePatches, LinearPatches, multiplies_bytes
-from neverblink.vision.pixels import PixelOptions, cut_frames, normalise
+from neverblink.vision.pixels import PixelOptions, cut, cut_frames, normalise, uncut
 from tests.checkpoints import toy_checkpoint
 
 PIXELS = PixelOptions(patch=8, mean=(0.6, 0.2, 0.05), std=(0.25, 0.3, 0.1))
@@ -107,3 +107,11 @@ def test_bytes_are_for_float32_without_gradients(monkeypatch: pytest.MonkeyPatch
         assert embedding.takes_bytes
         assert not embedding.train().takes_bytes
         assert not embedding.eval().to(torch.bfloat16).takes_bytes
+
+
+@pytest.mark.parametrize(("patch", "merge", "frames"), [(8, 2, 2), (4, 4, 6), (16, 1, 4)])
+def test_what_is_cut_can_be_put_together_again(patch: int, merge: int, frames: int):
+    options = PixelOptions(patch=patch, merge=merge)
+    stack = torch.randint(0, 256, (frames, 3, 32, 64), dtype=torch.uint8)
+    patches, grid = cut(stack, options)
+    assert torch.equal(stack, uncut(patches, grid, options))

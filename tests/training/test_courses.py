@@ -14,7 +14,7 @@ from neverblink.football.commentary import FOOTBALL, measure
 from neverblink.football.matches import Match, is_held_out
 from neverblink.football.truth import states
 from neverblink.training.arcade import COMMENTATE, DESCRIBE, LENGTH_TOLD, film, print_of
-from neverblink.training.courses import BAR, LIGHT, ArcadeCourse, FootballCourse, courses_of, disturbed, mirrored
+from neverblink.training.courses import BAR, LIGHT, ArcadeCourse, FootballCourse, Pair, courses_of, disturbed, mirrored
 from neverblink.training.look import Pairs, fields_of
 from neverblink.vision.pixels import PixelOptions, fit
 from tests.football.recording import write_match
@@ -40,7 +40,7 @@ def test_games_follow_from_the_seed_and_never_from_one_of_the_benchmark(monkeypa
         object.__setattr__(course.sport, "make", make)
     assert [1, 1, 0] == drawn
     assert 3 == len(pairs)
-    for (pictures, state), (same, _) in zip(pairs, again, strict=True):
+    for (pictures, state, _), (same, _, _) in zip(pairs, again, strict=True):
         assert (2, 210, 160, 3) == pictures.shape
         np.testing.assert_array_equal(pictures, same)
         assert course.sport.describe(state)
@@ -68,18 +68,18 @@ def test_pairs_of_a_match_are_neighbours_with_the_state_of_the_later_one(
 ):
     """The recording's pictures get lighter by 2 each half second, so a picture tells its number."""
     monkeypatch.setattr("neverblink.training.courses.disturbed", lambda pictures, rng: pictures)
-    monkeypatch.setattr("neverblink.training.courses.mirrored", lambda pictures, state: (pictures, state))
+    monkeypatch.setattr("neverblink.training.courses.mirrored", lambda pair: pair)
     monkeypatch.setattr("neverblink.training.courses.STRETCH", 1000)
     course = FootballCourse(matches)
     record = Match(course.matches[0]).record
     expected = {state.time: state for state in states(record, 2)}
     seen = list(islice(course.pairs(1), 20))
-    for pictures, state in seen:
+    for pictures, state, _ in seen:
         before, now = pictures.mean(axis=(1, 2, 3))
         assert abs(now - before - 2) <= 1
         assert abs(now - 16 - 4 * state.time) <= 1.5
         assert expected[state.time].x == pytest.approx(state.x, abs=1)
-    assert len({state.time for _, state in seen}) == 20
+    assert len({state.time for _, state, _ in seen}) == 20
 
 
 def test_a_restart_is_always_among_the_pairs(matches: Path, monkeypatch: pytest.MonkeyPatch):
@@ -92,7 +92,7 @@ def test_a_restart_is_always_among_the_pairs(matches: Path, monkeypatch: pytest.
     true = [state.time for state in states(record, 2)][1:]
     shown = list(states(record, 2))
     restarts = [now.time for before, now in pairwise(shown) if now.restart or before.restart]
-    seen = [state for _, state in course.pairs(1)]
+    seen = [state for _, state, _ in course.pairs(1)]
     assert restarts == [state.time for state in seen if state.restart]
     assert any(before.restart and not now.restart for before, now in pairwise(shown))
     assert len(seen) - len(restarts) < 0.5 * (len(true) - len(restarts))
@@ -102,7 +102,7 @@ def test_pairs_are_taken_from_a_short_part_and_all_parts_come(matches: Path, mon
     """Then from another match, as neighbours are alike; the opening is in as many of them as in whole matches."""
     monkeypatch.setattr("neverblink.training.courses.STRETCH", 8)
     course = FootballCourse(matches)
-    found = [[state for _, state in course.pairs(seed)] for seed in range(40)]
+    found = [[state for _, state, _ in course.pairs(seed)] for seed in range(40)]
     for states_of in found:
         times = [state.time for state in states_of]
         assert times == sorted(times)
@@ -130,10 +130,12 @@ def test_a_disturbed_pair_is_lit_as_one_and_stays_where_it_is():
 def test_a_mirrored_pair_is_true_of_the_mirrored_state(matches: Path):
     """What is named of it is what is named of the other with left and right exchanged; the score bar stays readable."""
     course = FootballCourse(matches)
-    [(pictures, state), *_] = course.pairs(1)
+    [(pictures, state, _), *_] = course.pairs(1)
     state = state._replace(x=0.33, speed_x=0.2, block=(-0.21, 0.43))
-    before = pictures.copy()
-    other, told = mirrored(pictures, state)
+    before, spots = pictures.copy(), np.array([[0.25, 0.5, 1.0], [1.0, 0.125, 2.0]])
+    other, told, there = mirrored(Pair(pictures, state, spots))
+    assert [[0.75, 0.5, 1.0], [0.0, 0.125, 2.0]] == there.tolist()
+    assert mirrored(Pair(pictures, state)).spots is None
     np.testing.assert_array_equal(before, pictures)
     np.testing.assert_array_equal(pictures[:, 40:, ::-1], other[:, 40:])
     np.testing.assert_array_equal(pictures[:, BAR[0]], other[:, BAR[0]])
@@ -143,16 +145,17 @@ def test_a_mirrored_pair_is_true_of_the_mirrored_state(matches: Path):
         one, two = names.pop(name)
         assert one != two == BINS - 1 - one
     assert all(one == two for one, two in names.values())
-    back, again = mirrored(other, told)
+    back, again, same = mirrored(Pair(other, told, there))
     np.testing.assert_array_equal(pictures, back)
+    np.testing.assert_array_equal(spots, same)
     assert again == state
 
 
 def test_half_of_the_pairs_are_mirrored(matches: Path, monkeypatch: pytest.MonkeyPatch):
     course = FootballCourse(matches)
-    whole = [state for _, state in course.pairs(1)]
-    monkeypatch.setattr("neverblink.training.courses.mirrored", lambda pictures, state: (pictures, state))
-    plain = [state for _, state in course.pairs(1)]
+    whole = [state for _, state, _ in course.pairs(1)]
+    monkeypatch.setattr("neverblink.training.courses.mirrored", lambda pair: pair)
+    plain = [state for _, state, _ in course.pairs(1)]
     turned = sum(one.block != two.block for one, two in zip(whole, plain, strict=True))
     assert 0.3 < turned / len(whole) < 0.7
 
@@ -189,13 +192,13 @@ def test_pairs_of_all_courses_are_drawn_and_marked(matches: Path):
     courses = courses_of(["pong", "football"], matches)
     fields = fields_of([course.sport for course in courses])
     pairs = list(islice(Pairs(courses, PIXELS, 1, live=4), 60))
-    kinds = {int(truth[0]) for _, _, truth in pairs}
-    assert {0, 1} == kinds
+    assert {0, 1} == {int(truth[0]) for _, _, truth, _ in pairs}
     of_football = [fields.index(field) for field in FOOTBALL.fields.items()]
     others = [i for i in range(1, len(fields)) if i not in of_football]
-    for grid, patches, truth in pairs:
+    for grid, patches, truth, cells in pairs:
         assert grid == ((4, 4), (4, 8))[truth[0]]
         assert (grid[0] * grid[1], 9600) == patches.shape
+        assert (grid[0] * grid[1], 16, 4) == cells.shape
         if truth[0] == 1:
             assert (truth[of_football] >= 0).all()
             assert (truth[others] == -1).all()

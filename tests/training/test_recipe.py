@@ -4,10 +4,9 @@ import json
 import re
 from argparse import Namespace
 from collections import Counter
-from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import count, repeat
+from itertools import count, islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from neverblink.training.arcade import COMMENTATE, adapter_of, film, known_field
 from neverblink.training.courses import ArcadeCourse, courses_of
 from neverblink.training.embedding import LOUD, Print, directions_of, letter, letters, whiten
 from neverblink.training.export import export
-from neverblink.training.look import Glance, Group, Pairs, by_grid, fields_of, look
+from neverblink.training.look import Glance, Group, Looks, Pairs, by_grid, fields_of, look
 from neverblink.training.loop import LoopOptions, optimizers_of, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encode, Encoded, Footage, Quiz, Scene, collect, read
@@ -383,24 +382,62 @@ def test_a_sport_is_learned_while_the_others_stay(tmp_path: Path):
     fields = fields_of([course.sport for course in courses])
     pairs = iter(Pairs(courses, adapter_of(tmp_path).pixels, 3, live=8, often=(1, 3)))
     batch = by_grid([next(pairs) for _ in range(32)])
-    [(grid, patches, truth)] = batch
+    [(grid, patches, truth, _)] = batch
     assert 4 <= int((truth[:, 0] == 0).sum()) <= 12  # a quarter, as often says
     drifts = {}
     for keep in ((), (0,)):
         adapter = adapter_of(tmp_path)
         tower = adapter.model.model.visual
         values = normalise(patches.flatten(0, 1), adapter.pixels).unflatten(0, patches.shape[:2])
-        before = deepcopy(tower)
+        before = adapter_of(tmp_path)
         lines: list[str] = []
         shares = look(adapter, repeat(batch), fields, 5.0, lines.append, lr=2e-3, steps=60, keep=keep, before=before)
         with torch.no_grad():
-            past, now = (Glance(each, grid)(values) for each in (before, tower))
+            past, now = (Glance(each, grid)(values) for each in (before.model.model.visual, tower))
         old = truth[:, 0] == 0
         drifts[keep] = float((now - past)[old].square().mean() / past[old].var())
         assert ("drift" in lines[-1]) == bool(keep)
         assert shares["white units"] > 0.5
         assert shares["there"] > 0.5  # of Pong: what is kept is named too
     assert drifts[(0,)] < 0.1 * drifts[()]
+
+
+def test_a_tower_of_other_patches_is_asked_with_its_own(tmp_path: Path):
+    """Tokens of patches of 20 pixels learn to be those of patches of 40, of the very same pictures; where a token shows
+    another part of the picture that cannot be."""
+    runs = [tmp_path / name for name in ("fine", "coarse", "parts")]
+    for run, (patch, merge) in zip(runs, ((20, 8), (40, 4), (40, 2)), strict=True):
+        run.mkdir()
+        torch.manual_seed(0)
+        size = replace(SmallVLM.tiled(patch, merge, ArcadeCourse.frame), layers=1, hidden=64, mlp=64)
+        size = replace(size, vision_hidden=32, vision_layers=1, vision_mlp=48, vision_heads=2)
+        size = replace(size, background=(patch / 100, 0.3, 0.1))  # each has pixels normalised its own way
+        tokenizer = train_tokenizer(["the ball"] * 10, run, vocabulary=300)
+        save(build(size, tokenizer), tokenizer, run, size, {})
+    fine, coarse, parts = (adapter_of(run) for run in runs)
+    course = ArcadeCourse("pong")
+    pairs = [list(islice(Pairs([course], each.pixels, 3, live=4), 24)) for each in (fine, coarse)]
+    batch, [(grid, expected, *_)] = by_grid(pairs[0]), by_grid(pairs[1])
+    [(_, patches, *_)] = batch
+    assert ((4, 4), (24, 64, 2400)) == (grid, patches.shape)
+    fields = fields_of([course.sport])
+    head = torch.nn.Linear(64, sum(classes for _, classes in fields))
+    looked = Looks(fine, head, None, (0,), coarse)(batch)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        told, own = (
+            Glance(each.model.model.visual, shape)(
+                normalise(seen.flatten(0, 1), each.pixels, torch.bfloat16).unflatten(0, seen.shape[:2])
+            ).float()
+            for each, shape, seen in ((coarse, (4, 4), expected), (fine, (8, 8), patches))
+        )
+    assert looked.drift is not None
+    assert looked.drift.item() == pytest.approx(((own - told).square().mean() / told.var()).item(), rel=1e-3)
+    lines: list[str] = []
+    look(fine, repeat(batch), fields, 5.0, lines.append, lr=2e-3, steps=51, keep=(0,), before=coarse)
+    drifts = [float(line.split(" drift ")[1].split()[0]) for line in lines]
+    assert drifts[1] < 0.5 * drifts[0]
+    with pytest.raises(ConfigError, match="show 80 x 80 pixels, here they show 160 x 160; choose --patch"):
+        look(fine, repeat(batch), fields, 5.0, lines.append, steps=1, keep=(0,), before=parts)
 
 
 @pytest.mark.parametrize("other", [False, True])
@@ -412,7 +449,7 @@ def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypat
     seen = {}
 
     def looked(adapter: object, batches: object, fields: object, *rest: object) -> dict[str, float]:
-        *_, seen["keep"], seen["before"], seen["new"] = rest
+        *_, seen["keep"], seen["before"], seen["new"], seen["kinds"] = rest
         seen["fields"] = fields
         return {"there": 1.0}
 
@@ -426,7 +463,7 @@ def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypat
     see(runs[0], asked)
     weights = [adapter_of(run).model.model.visual.blocks[0].attn.qkv.weight for run in runs]
     assert [1] == seen["keep"] == seen["beside"]
-    torch.testing.assert_close(seen["before"].blocks[0].attn.qkv.weight, weights[other])
+    torch.testing.assert_close(seen["before"].model.model.visual.blocks[0].attn.qkv.weight, weights[other])
     assert not torch.equal(*weights)
     assert {"there": 1.0} == json.loads((runs[0] / "seen.json").read_text())
     assert list(range(len(seen["fields"]))) == seen["new"]  # no field was learned before
@@ -447,7 +484,7 @@ def test_a_new_field_of_a_kept_sport_is_learned(tmp_path: Path):
         torch.manual_seed(1)
         adapter = adapter_of(tmp_path)
         lines: list[str] = []
-        before = deepcopy(adapter.model.model.visual)
+        before = adapter_of(tmp_path)
         look(adapter, repeat(batch), fields, 5.0, lines.append, steps=1, keep=(0,), before=before, new=new)
         losses.append(float(lines[0].split(" loss ")[1].split()[0]))
     assert losses[1] > 1.5 * losses[0]
@@ -464,7 +501,7 @@ def a_print(pairs: int, seed: int) -> Group:
     patches[:, 1, :60] = torch.randint(126, 131, (pairs, 60), generator=dice, dtype=torch.uint8)
     for i, place in enumerate(told[:, 0].tolist()):
         patches[i, 1, 20 * place : 20 * place + 6] += torch.randint(4, 9, (6,), generator=dice, dtype=torch.uint8)
-    return (2, 2), patches, torch.cat([torch.zeros_like(told), told], 1)
+    return (2, 2), patches, torch.cat([torch.zeros_like(told), told], 1), torch.zeros(pairs, 4, 16, 0)
 
 
 def test_small_print_is_read_in_directions_of_its_own(tmp_path: Path):
@@ -481,7 +518,7 @@ def test_small_print_is_read_in_directions_of_its_own(tmp_path: Path):
     rows = proj.parametrizations.weight[0].rows
     assert (3, 9_600) == rows.shape
     assert not rows[:, 60:].any()
-    _, patches, truth = a_print(500, 1_000_000)
+    _, patches, truth, _ = a_print(500, 1_000_000)
     said = normalise(patches.flatten(0, 1), adapter.pixels).unflatten(0, (500, 4)) @ rows.T  # [pairs, 4, 3]
     assert ((said[:, 1] - said[:, 1].mean(0)).argmax(-1) == truth[:, 1]).float().mean() > 0.95
     assert 0.8 * LOUD < said[:, 1].std(0).mean() < 1.2 * LOUD
@@ -560,7 +597,7 @@ def test_a_tower_that_goes_on_sees_what_it_saw(tmp_path: Path, fresh: bool):
     proj = adapter.model.model.visual.patch_embed.proj
     pairs = iter(Pairs([ArcadeCourse("pong")], adapter.pixels, 3, live=4))
     batch = by_grid([next(pairs) for _ in range(24)])
-    [(_, patches, _)] = batch
+    [(_, patches, _, _)] = batch
     patches = normalise(patches.flatten(0, 1), adapter.pixels)
     kept = proj.weight.detach().clone()
     whiten(adapter, repeat(batch), fresh, seen=24 * 16, rank=300)
@@ -575,7 +612,7 @@ def test_what_is_learned_of_one_sport_is_hardly_seen_in_another(tmp_path: Path):
     courses = courses_of(["pong", "boxing"], None)
     pairs = iter(Pairs(courses, adapter_of(tmp_path).pixels, 3, live=8))
     batch = by_grid([next(pairs) for _ in range(48)])
-    [(_, patches, truth)] = batch
+    [(_, patches, truth, _)] = batch
     change = {}
     for kept in ((), (0,)):
         torch.manual_seed(1)

@@ -37,7 +37,7 @@ from neverblink.script import SILENCE, Script, ScriptOptions
 from neverblink.training.courses import ArcadeCourse, Course, courses_of
 from neverblink.training.embedding import Print, directions_of, letter, whiten
 from neverblink.training.export import SEEN
-from neverblink.training.look import Field, Glance, Pairs, by_grid, fields_of, look
+from neverblink.training.look import Field, Glance, Pairs, by_grid, fields_of, kinds_of, look
 from neverblink.training.loop import LoopOptions, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encoded, Footage, Quiz, collect, read
@@ -257,7 +257,7 @@ def see(run: Path, args: argparse.Namespace) -> None:
         collate_fn=by_grid,
     )
     batches = iter(loader)
-    before = adapter_of(args.like or run, args.device).model.model.visual if args.keep else None
+    before = adapter_of(args.like or run, args.device) if args.keep else None
     prints = [print_of(course, fields, adapter.pixels) for course in courses if course.fine]
     directions = [directions_of(adapter, batches, small) for small in prints]
     if all(kept) and directions:
@@ -275,6 +275,7 @@ def see(run: Path, args: argparse.Namespace) -> None:
         stay,
         before,
         new,
+        kinds_of(courses),
     )
     adapter.model.save_pretrained(run)
     (run / SEEN).write_text(json.dumps({name: round(share, 3) for name, share in shares.items()}, indent=1))

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from neverblink.arcade.emulator import FRAMES_PER_SECOND, HEIGHT, WIDTH
 from neverblink.arcade.sport import Second, Sport, sports
 from neverblink.errors import ConfigError
+from neverblink.football.camera import SURE, Sight, focus, sight
 from neverblink.football.clips import Clip
 from neverblink.football.commentary import FOOTBALL
 from neverblink.football.matches import FPS, Match, find_matches, is_held_out, read_record
 from neverblink.football.matches import HEIGHT as PITCH_HEIGHT
 from neverblink.football.matches import WIDTH as PITCH_WIDTH
 from neverblink.football.streams import clip_stream, football_stream
-from neverblink.football.truth import MatchState, events, states
+from neverblink.football.truth import events, states
+from neverblink.training.spots import Kinds
 
 BENCHMARK_SEEDS = 1_000_000  # from here up; training never draws them
 ARCADE_FPS = 8
 LIGHT = 0.1  # by which the light of a recorded picture is changed, at most
 BAR = slice(0, 11), slice(50, 152)  # rows and columns of the score bar, which stays as it is
 CLOCK = slice(2, 11), slice(62, 78)  # of the clock in it
+WAIST = 3  # pixels above the feet: what is seen of a player is around it
 STRETCH = 20  # seconds of a match from which pairs are taken before another one is drawn: neighbours are alike
 CLIPPED = 0.75  # share of the streams of football that are made of clips
 CLIP = 18, 43  # seconds, at least, and less than
@@ -39,6 +42,14 @@ KEEN = 0.85  # probability of a remark when one is due, in clips
 Fine = tuple[tuple[slice, slice], tuple[str, ...]] | None
 
 
+class Pair(NamedTuple):
+    """Two pictures and what is true of the later one."""
+
+    pictures: np.ndarray  # [2, height, width, 3] uint8 RGB
+    state: Any
+    spots: np.ndarray | None = None  # [n, 3]: x and y as shares of the picture, number of the kind; None: not known
+
+
 class Course(Protocol):
     """Endless material of one sport; what is drawn follows from the seed."""
 
@@ -46,9 +57,10 @@ class Course(Protocol):
     fps: int  # pictures of one second
     frame: tuple[int, int]  # height and width of a picture
     fine: Fine
+    kinds: Kinds
 
-    def pairs(self, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
-        """([2, height, width, 3] uint8 RGB, two pictures 1 / fps apart; the state at the second), not for ever."""
+    def pairs(self, seed: int) -> Iterator[Pair]:
+        """Pictures 1 / fps apart, not for ever."""
 
     def seconds(self, seed: int, length: int) -> Iterator[Second]:
         """A stream of about `length` seconds from its first one."""
@@ -63,11 +75,12 @@ class ArcadeCourse:
 
     frame = HEIGHT, WIDTH
     fine: Fine = None
+    kinds = Kinds()
 
     def __init__(self, name: str, fps: int = ARCADE_FPS, per_game: int = 200):
         self.sport, self.fps, self.per_game = sports[name], fps, per_game
 
-    def pairs(self, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
+    def pairs(self, seed: int) -> Iterator[Pair]:
         rng = np.random.default_rng(seed)
         game = self.sport.make(seed % BENCHMARK_SEEDS, start_score="random")
         state = game.state
@@ -78,13 +91,28 @@ class ArcadeCourse:
                 while state.frame < frame:
                     state = next(game)
                 pictures.append(game.pixels.copy())
-            yield np.stack(pictures), state
+            yield Pair(np.stack(pictures), state)
 
     def seconds(self, seed: int, length: int) -> Iterator[Second]:
         from neverblink.training.data import game_stream
 
         start: Literal["random"] | None = None if np.random.default_rng(seed).random() < 0.1 else "random"
         return game_stream(self.sport, seed % BENCHMARK_SEEDS, length, self.fps, start_score=start)
+
+
+class _Known:
+    """What is worked out of a match once, however often it is drawn: 19 ms for its states, 7 ms for each sight."""
+
+    def __init__(self, path: Path):
+        self.match = Match(path)
+        self.states = list(states(self.match.record, FPS))
+        self._follows = focus(self.match.record)
+        self._sights: dict[int, Sight] = {}
+
+    def sight(self, step: int, picture: np.ndarray) -> Sight:
+        if step not in self._sights:
+            self._sights[step] = sight(self.match.record, self._follows, step, picture)
+        return self._sights[step]
 
 
 class FootballCourse:
@@ -96,25 +124,28 @@ class FootballCourse:
 
     sport, fps, frame = FOOTBALL, FPS, (PITCH_HEIGHT, PITCH_WIDTH)
     fine: Fine = CLOCK, ("minute tens", "minute units")
+    kinds = Kinds(("a yellow player", "a blue player"), ("a ball that yellow have", "a ball that blue have"))
 
     def __init__(self, place: Path):
         self.matches = [path for path in find_matches(place) if not is_held_out(path)]
         if not self.matches:
             raise ConfigError(f"{place}: every match in it is kept for the benchmark; add others to learn from")
+        self._known = cache(_Known)
 
-    def pairs(self, seed: int) -> Iterator[tuple[np.ndarray, Any]]:
+    def pairs(self, seed: int) -> Iterator[Pair]:
         rng = np.random.default_rng(seed)
-        match = Match(self.matches[int(rng.integers(len(self.matches)))])
-        start = STRETCH * int(rng.integers(-(-match.seconds // STRETCH)))
-        true = islice(states(match.record, self.fps), start * self.fps, None)
-        shown = islice(zip(match.frames(self.fps, start), true, strict=True), STRETCH * self.fps)
+        known = self._known(self.matches[int(rng.integers(len(self.matches)))])
+        start = STRETCH * int(rng.integers(-(-known.match.seconds // STRETCH)))
+        true = islice(known.states, start * self.fps, None)
+        shown = islice(zip(known.match.frames(self.fps, start), true, strict=True), STRETCH * self.fps)
         for (before, past), (now, state) in pairwise(shown):
             # Many a restart lasts for one picture, which may be the first or the second of the two that a token shows.
             state = state._replace(restart=state.restart or past.restart)
             # Neighbours are alike, so most come another time; restarts are rare, so all are shown.
             if state.restart or rng.random() < 0.25:
-                pictures = disturbed(np.stack([before.pixels, now.pixels]), rng)
-                yield (pictures, state) if rng.random() < 0.5 else mirrored(pictures, state)
+                spots = spots_of(known.sight(state.frame, now.pixels), state.side)
+                pair = Pair(disturbed(np.stack([before.pixels, now.pixels]), rng), state, spots)
+                yield pair if rng.random() < 0.5 else mirrored(pair)
 
     def seconds(self, seed: int, length: int) -> Iterator[Second]:
         """From a kick-off on: no picture tells the score, so nothing may begin inside a match."""
@@ -173,15 +204,25 @@ def disturbed(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return found
 
 
-def mirrored(pictures: np.ndarray, state: MatchState) -> tuple[np.ndarray, MatchState]:
-    """Pictures [n, height, width, 3] with left and right exchanged, but for the score bar; and what is true of them.
+def spots_of(seen: Sight, side: int) -> np.ndarray | None:
+    """What stands where, as `FootballCourse.kinds` counts it; None where the picture does not bear it out."""
+    if seen.score < SURE:
+        return None
+    places = np.concatenate([seen.feet.reshape(-1, 2) - (0, WAIST), seen.ball[None]]) / (PITCH_WIDTH, PITCH_HEIGHT)
+    return np.column_stack([places, [0] * seen.feet.shape[1] + [1] * seen.feet.shape[1] + [2 + side]])
+
+
+def mirrored(pair: Pair) -> Pair:
+    """A pair of a match with left and right exchanged, but for the score bar.
 
     Recordings are few; a tower that sees both knows its own matches less well and others as well.
     """
-    found = pictures[:, :, ::-1].copy()
-    found[:, BAR[0]] = pictures[:, BAR[0]]
+    found = pair.pictures[:, :, ::-1].copy()
+    found[:, BAR[0]] = pair.pictures[:, BAR[0]]
+    state, spots = pair.state, pair.spots
     yellow, blue = state.block
-    return found, state._replace(x=-state.x, speed_x=-state.speed_x, block=(-yellow, -blue))
+    there = state._replace(x=-state.x, speed_x=-state.speed_x, block=(-yellow, -blue))
+    return Pair(found, there, None if spots is None else np.column_stack([1 - spots[:, 0], spots[:, 1:]]))
 
 
 def courses_of(names: Sequence[str], football: Path | None) -> list[Course]:

@@ -88,7 +88,7 @@ def directions_of(adapter: Qwen25VL, batches: Iterator[list[Group]], small: Prin
     told: list[torch.Tensor] = []
     other: list[torch.Tensor] = []
     while sum(map(len, told)) < read:
-        for shape, patches, truth in next(batches):
+        for shape, patches, truth, _ in next(batches):
             if shape == grid:
                 shown = truth[:, columns].amin(1) >= 0
                 own.append(_pixels(adapter, patches[shown][:, there], pixels))
@@ -142,7 +142,7 @@ def whiten(
     known: list[torch.Tensor] = []
     numbers = torch.tensor(list(kept), dtype=torch.int64)
     while sum(map(len, held)) < seen:
-        for _, patches, truth in next(batches):
+        for _, patches, truth, _ in next(batches):
             held.append(patches.flatten(0, 1))
             known.append(torch.isin(truth[:, 0], numbers).repeat_interleave(patches.shape[1]))
     patches, theirs = normalise(torch.cat(held), adapter.pixels).to(adapter.device), torch.cat(known)

@@ -2,8 +2,8 @@
 
 Captions alone teach where a ball of eight pixels is very slowly: after 440 steps the words for the paddles were right
 in 96 % and the ball's column in 43 %. Here a linear head on the tower's tokens names the numbers of the game's state
-(`Sport.fields`: ball, players, scores, clock) for every pair of frames. The head is thrown away; the tower goes into
-the checkpoint.
+(`Sport.fields`: ball, players, scores, clock) for every pair of frames, and where a course can say it another one names
+what stands in each cell of a patch (`spots.py`). The heads are thrown away; the tower goes into the checkpoint.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,16 +19,24 @@ import torch.nn.utils.parametrize
 from torch.utils.data import IterableDataset, get_worker_info
 
 from neverblink.arcade.sport import Sport
+from neverblink.errors import ConfigError
 from neverblink.models.qwen2_5_vl import Qwen25VL
 from neverblink.training.courses import Course
-from neverblink.vision.pixels import PixelOptions, cut, normalise, resize
+from neverblink.training.spots import Kinds, Where, cells_a_side, cells_of
+from neverblink.vision.pixels import PixelOptions, cut, normalise, resize, uncut
 
 KEEP = 10.0  # loss weight of the drift of tokens that are to stay, as a share of their variance
 KNOWN = 0.5  # loss weight of naming the state of sports that are kept
+# The merger has most of the weights, and a few hundred matches are soon known by heart. Not for what is to stay.
+DROPPED = 0.2
+NOTHING = Kinds()
 Field = tuple[str, int]  # name and number of classes
 Grid = tuple[int, int]  # height and width in patches
-# Pairs whose pictures have one grid: patches [pairs, patches, values] uint8, classes [pairs, fields] int64.
-Group = tuple[Grid, torch.Tensor, torch.Tensor]
+# Pairs whose pictures have one grid: patches [pairs, patches, values] uint8, classes [pairs, fields] int64, and cells
+# [pairs, patches, cells, kinds] int8.
+Group = tuple[Grid, torch.Tensor, torch.Tensor, torch.Tensor]
+# The same of one pair.
+Item = tuple[Grid, np.ndarray, np.ndarray, np.ndarray]
 
 
 def fields_of(known: Sequence[Sport]) -> list[Field]:
@@ -39,8 +47,14 @@ def fields_of(known: Sequence[Sport]) -> list[Field]:
     return fields
 
 
-class Pairs(IterableDataset[tuple[Grid, np.ndarray, np.ndarray]]):
-    """Yields (grid, patches uint8 of one pair of frames, classes [fields] int64, -1 where unknown) for ever.
+def kinds_of(courses: Sequence[Course]) -> Kinds:
+    """What the tower is to tell the places of. Kinds of one name are shared."""
+    many, one = ([name for course in courses for name in course.kinds[i]] for i in (0, 1))
+    return Kinds(tuple(dict.fromkeys(many)), tuple(dict.fromkeys(one)))
+
+
+class Pairs(IterableDataset[Item]):
+    """Yields (grid, patches uint8 of one pair of frames, classes [fields] int64, cells), -1 where unknown, for ever.
 
     Args:
         courses: what to draw from.
@@ -61,7 +75,7 @@ class Pairs(IterableDataset[tuple[Grid, np.ndarray, np.ndarray]]):
         # Stream i is of the course whose share of the streams i is in.
         self._course_of = np.searchsorted(ends / ends[-1], (np.arange(live) + 0.5) / live).tolist()
 
-    def __iter__(self) -> Iterator[tuple[Grid, np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[Item]:
         worker = get_worker_info()
         rng = np.random.default_rng((self.seed, worker.id if worker else 0))
         fields = fields_of([course.sport for course in self.courses])
@@ -74,28 +88,33 @@ class Pairs(IterableDataset[tuple[Grid, np.ndarray, np.ndarray]]):
             else:
                 yield pair
 
-    def _one(self, number: int, seed: int, fields: list[Field]) -> Iterator[tuple[Grid, np.ndarray, np.ndarray]]:
+    def _one(self, number: int, seed: int, fields: list[Field]) -> Iterator[Item]:
         index = self._course_of[number]
         course = self.courses[index]
         columns = [fields.index(field) for field in course.sport.fields.items()]
-        for pictures, state in course.pairs(seed):
+        kinds = kinds_of(self.courses)
+        numbers = np.array([(*kinds.many, *kinds.one).index(name) for name in (*course.kinds.many, *course.kinds.one)])
+        for pictures, state, spots in course.pairs(seed):
             stack = resize(torch.from_numpy(pictures).permute(0, 3, 1, 2), self.pixels)
             truth = np.full(len(fields), -1, np.int64)
             truth[0] = index
             truth[columns] = course.sport.measure(state)
             patches, (_, *grid) = cut(stack, self.pixels)
-            yield (grid[0], grid[1]), patches.numpy(), truth
+            if spots is not None:
+                spots = np.column_stack([spots[:, :2], numbers[spots[:, 2].astype(int)]])
+            cells = cells_of(spots, len(kinds), (grid[0], grid[1]), self.pixels)
+            yield (grid[0], grid[1]), patches.numpy(), truth, cells
 
 
-def by_grid(pairs: Sequence[tuple[Grid, np.ndarray, np.ndarray]]) -> list[Group]:
+def by_grid(pairs: Sequence[Item]) -> list[Group]:
     """A batch of `Pairs`, pictures of one shape together."""
-    groups: dict[Grid, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
-    for grid, patches, truth in pairs:
-        groups[grid].append((patches, truth))
+    groups: dict[Grid, list[tuple[np.ndarray, ...]]] = defaultdict(list)
+    for grid, *parts in pairs:
+        groups[grid].append(tuple(parts))
     found: list[Group] = []
     for grid, group in sorted(groups.items()):
-        patches, truth = zip(*group, strict=True)
-        found.append((grid, torch.from_numpy(np.stack(patches)), torch.from_numpy(np.stack(truth))))
+        patches, truth, cells = (torch.from_numpy(np.stack(part)) for part in zip(*group, strict=True))
+        found.append((grid, patches, truth, cells))
     return found
 
 
@@ -125,6 +144,10 @@ class Glance:
 
     def __call__(self, values: torch.Tensor) -> torch.Tensor:
         """[pairs, patches, values] normalised -> [pairs * tokens, hidden]."""
+        return self.merged(self.tower.merger.ln_q(self.patches(values))).flatten(0, 1)
+
+    def patches(self, values: torch.Tensor) -> torch.Tensor:
+        """[pairs, patches, values] normalised -> [pairs, patches, tower's hidden], before they are merged."""
         weight = self.tower.patch_embed.proj.weight
         hidden = torch.nn.functional.linear(values, weight.flatten(1))
         for block in self.tower.blocks:
@@ -135,7 +158,19 @@ class Glance:
             mixed = weights.to(v.dtype) @ v
             hidden = hidden + attn.proj(mixed.transpose(1, 2).flatten(2))
             hidden = hidden + block.mlp(block.norm2(hidden))
-        out: torch.Tensor = self.tower.merger(hidden.flatten(0, 1))
+        return hidden
+
+    def merged(self, hidden: torch.Tensor, dropped: float = 0.0) -> torch.Tensor:
+        """[pairs, patches, tower's hidden] behind the merger's norm -> [pairs, tokens, hidden].
+
+        Args:
+            dropped: probability of dropout inside of the merger, half of it before.
+        """
+        first, act, last = self.tower.merger.mlp
+        patches = torch.nn.functional.dropout(hidden, dropped / 2).unflatten(
+            1, (-1, first.in_features // hidden.shape[-1])
+        )
+        out: torch.Tensor = last(torch.nn.functional.dropout(act(first(patches.flatten(2))), dropped))
         return out
 
     def _turn(self, x: torch.Tensor) -> torch.Tensor:
@@ -144,47 +179,84 @@ class Glance:
         return (x.float() * self.cos + turned.float() * self.sin).to(x.dtype)
 
 
+class Looked(NamedTuple):
+    """What the tower and the heads made of a batch."""
+
+    logits: torch.Tensor  # [pairs, classes of all fields]
+    truth: torch.Tensor  # [pairs, fields]
+    drift: torch.Tensor | None  # of kept sports' tokens from what they were, as a share of their variance
+    misplaced: torch.Tensor  # loss of the places of things
+    placed: dict[str, float]  # as of `Where.loss`
+
+
 class Looks:
-    """What the tower and the head make of a batch, whatever grids its pictures have.
+    """What the tower and the heads make of a batch, whatever grids its pictures have.
 
     Args:
         keep, before: as for `look`.
     """
 
-    def __init__(self, adapter: Qwen25VL, head: torch.nn.Linear, keep: Sequence[int], before: Any):
-        self.adapter, self.head, self.before = adapter, head, before
+    def __init__(
+        self,
+        adapter: Qwen25VL,
+        head: torch.nn.Linear,
+        where: Where | None,
+        keep: Sequence[int],
+        before: Qwen25VL | None,
+    ):
+        self.adapter, self.head, self.where, self.before = adapter, head, where, before
         self.keep = torch.tensor(list(keep), dtype=torch.int64, device=adapter.device)
         self._glances: dict[Grid, tuple[Glance, Glance | None]] = {}
 
-    def __call__(self, batch: list[Group]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Logits [pairs, classes of all fields], classes [pairs, fields], and how far the tokens of kept sports are
-        from what they were, as a share of their variance; None without any."""
-        heard, truths, drifts = [], [], []
+    def __call__(self, batch: list[Group]) -> Looked:
+        heard, truths, drifts, misplaced = [], [], [], []
+        placed: dict[str, float] = {}
         for grid, *tensors in batch:
-            patches, truth = (t.to(self.adapter.device) for t in tensors)
+            patches, truth, cells = (t.to(self.adapter.device) for t in tensors)
             glance, past = self._glances_of(grid)
             kept = self.kept(truth)
             with torch.autocast(self.adapter.device.type, dtype=torch.bfloat16):
                 values = normalise(patches.flatten(0, 1), self.adapter.pixels, torch.bfloat16)
                 values = values.unflatten(0, patches.shape[:2])
-                tokens = glance(values).unflatten(0, (len(patches), -1))
+                hidden = glance.tower.merger.ln_q(glance.patches(values))
+                tokens = glance.merged(hidden, 0.0 if kept.any() else DROPPED)
                 # Their mean: a token that does not say where it is cannot help.
                 heard.append(self.head(tokens.mean(1)).float())
                 truths.append(truth)
+                if self.where and self.where.told_of(cells[~kept]):
+                    wrong, right = self.where.loss(self.where(hidden[~kept]), cells[~kept])
+                    misplaced.append(wrong)
+                    placed |= right
                 if past is not None and kept.any():
                     with torch.no_grad():
-                        told = past(values[kept]).view_as(tokens[kept]).float()
+                        told = past(self._as_before(patches[kept], grid)).view_as(tokens[kept]).float()
                     drifts.append((tokens[kept].float() - told).square().mean() / told.var())
-        return torch.cat(heard), torch.cat(truths), torch.stack(drifts).mean() if drifts else None
+        drift = torch.stack(drifts).mean() if drifts else None
+        lost = torch.stack(misplaced).sum() if misplaced else torch.zeros((), device=self.adapter.device)
+        return Looked(torch.cat(heard), torch.cat(truths), drift, lost, placed)
 
     def kept(self, truth: torch.Tensor) -> torch.Tensor:
         """[pairs] bool: pairs of a sport that is kept."""
         return torch.isin(truth[:, 0], self.keep)
 
+    def _as_before(self, patches: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Patches [pairs, patches, values] uint8 cut and normalised as the tower before wants them."""
+        assert self.before is not None
+        own, other = self.adapter.pixels, self.before.pixels
+        if (own.patch, own.merge) != (other.patch, other.merge):
+            patches = cut(uncut(patches.flatten(0, 1), (len(patches), *grid), own), other)[0]
+            patches = patches.unflatten(0, (-1, self._before_grid(grid)[0] * self._before_grid(grid)[1]))
+        return normalise(patches.flatten(0, 1), other, torch.bfloat16).unflatten(0, patches.shape[:2])
+
+    def _before_grid(self, grid: Grid) -> Grid:
+        assert self.before is not None
+        height, width = (length * self.adapter.pixels.patch // self.before.pixels.patch for length in grid)
+        return height, width
+
     def _glances_of(self, grid: Grid) -> tuple[Glance, Glance | None]:
         if grid not in self._glances:
-            before = Glance(self.before, grid) if len(self.keep) else None
-            self._glances[grid] = Glance(self.adapter.model.model.visual, grid), before
+            past = Glance(self.before.model.model.visual, self._before_grid(grid)) if self.before else None
+            self._glances[grid] = Glance(self.adapter.model.model.visual, grid), past
         return self._glances[grid]
 
 
@@ -203,6 +275,10 @@ def _named(logits: Sequence[torch.Tensor], truth: torch.Tensor) -> tuple[torch.T
     return torch.stack(losses).mean() if losses else torch.zeros((), device=truth.device), right
 
 
+def _side(pixels: PixelOptions) -> int:
+    return pixels.patch * pixels.merge
+
+
 def look(
     adapter: Qwen25VL,
     batches: Iterator[list[Group]],
@@ -212,38 +288,51 @@ def look(
     lr: float = 1e-3,
     steps: int = 1_000_000,
     keep: Sequence[int] = (),
-    before: Any = None,
+    before: Qwen25VL | None = None,
     new: Sequence[int] = (),
+    kinds: Kinds = NOTHING,
 ) -> dict[str, float]:
     """Train the vision tower in place until the time is over or the steps are done.
 
     Args:
         batches: of `Pairs`, by grid.
-        keep: numbers of sports whose tokens stay as near as can be to what `before`, a tower, gives for them, so that a
+        keep: numbers of sports whose tokens stay as near as can be to what `before` gives for them, so that a
             decoder that knows them has little to learn anew.
         new: columns of fields that are learned even of sports that are kept.
+        kinds: of things whose places are learned too, of sports that are not kept.
 
     Returns:
         field -> share of pairs read right, a moving average.
+
+    Raises:
+        ConfigError: a token of `before` shows another part of the picture.
     """
+    if before and (there := _side(before.pixels)) != (here := _side(adapter.pixels)):
+        raise ConfigError(
+            f"tokens are to stay like those of a tower whose tokens show {there} x {there} pixels, here they show "
+            f"{here} x {here}; choose --patch and --merge so that both are the same"
+        )
     sizes = [classes for _, classes in fields]
     head = torch.nn.Linear(adapter.model.config.text_config.hidden_size, sum(sizes)).to(adapter.device)
     tower = adapter.model.model.visual.train()
-    looks = Looks(adapter, head, keep, before)
-    optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=lr, betas=(0.9, 0.95), fused=True)
+    cells = cells_a_side(adapter.pixels) ** 2
+    where = Where(tower.config.hidden_size, cells, kinds).to(adapter.device) if kinds else None
+    looks = Looks(adapter, head, where, keep, before)
+    learned_by = [*tower.parameters(), *head.parameters(), *(where.parameters() if where else ())]
+    optimizer = torch.optim.AdamW(learned_by, lr=lr, betas=(0.9, 0.95), fused=True)
     began, step = time.monotonic(), 0
     shares = [0.0] * len(sizes)
     while (done := max(step / steps, (time.monotonic() - began) / 60 / minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (step + 1) / 50) * (1 - 0.9 * done)
-        said, truth, drift = looks(next(batches))
+        said, truth, drift, misplaced, placed = looks(next(batches))
         logits, old = said.split(sizes, 1), looks.kept(truth)
         fresh = torch.zeros_like(truth, dtype=torch.bool)
         fresh[:, list(new)] = True
         fresh |= ~old[:, None]
         learned, right = _named(logits, truth.where(fresh, -1))
         known, right_of_old = _named(logits, truth.where(~fresh, -1))
-        loss = learned + KNOWN * known + (KEEP * drift if drift is not None else 0.0)
+        loss = learned + misplaced + KNOWN * known + (KEEP * drift if drift is not None else 0.0)
         for column, share in (*right.items(), *right_of_old.items()):
             shares[column] = 0.9 * shares[column] + 0.1 * share if step else share
         optimizer.zero_grad(set_to_none=True)
@@ -255,7 +344,8 @@ def look(
                 f"{name.replace(' ', '_')} {share:.2f}" for (name, _), share in zip(fields, shares, strict=True)
             )
             off = "" if drift is None else f" drift {drift.item():.4f}"
-            report(f"see step {step} minutes {done * minutes:.1f} loss {loss.item():.3f}{off} {each}")
+            spots = "".join(f" {name.replace(' ', '_')} {share:.2f}" for name, share in placed.items())
+            report(f"see step {step} minutes {done * minutes:.1f} loss {loss.item():.3f}{off} {each}{spots}")
         step += 1
     tower.eval()
     if torch.nn.utils.parametrize.is_parametrized(tower.patch_embed.proj):

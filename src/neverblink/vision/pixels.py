@@ -124,6 +124,13 @@ def cut(stack: torch.Tensor, options: PixelOptions) -> tuple[torch.Tensor, tuple
     return x.reshape(gt * gh * gw, 3 * t * p * p), (gt, gh, gw)
 
 
+def uncut(patches: torch.Tensor, grid: tuple[int, int, int], options: PixelOptions) -> torch.Tensor:
+    """The frames [n, 3, h, w] that `cut` made patches [t*h*w, values] of."""
+    (gt, gh, gw), p, t, m = grid, options.patch, options.temporal_patch, options.merge
+    x = patches.reshape(gt, gh // m, gw // m, m, m, 3, t, p, p).permute(0, 6, 5, 1, 3, 7, 2, 4, 8)
+    return x.reshape(gt * t, 3, gh * p, gw * p)
+
+
 def normalise(patches: torch.Tensor, options: PixelOptions, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Bytes of `cut` to the values that the vision tower was trained on."""
     values = patches.view(len(patches), 3, -1).to(dtype, copy=True)
