@@ -359,6 +359,17 @@ def test_a_size_fits_the_games_and_is_found_again(tmp_path: Path):
         SmallVLM(patch=40, merge=3)
 
 
+def test_a_tower_of_many_small_patches_is_narrow_and_deep(tmp_path: Path):
+    """Its merger is as large as the usual one's: that is most of what a tower weighs."""
+    size = SmallVLM.tiled(20, 8, (160, 160))
+    assert (64, 5, 4, 256) == (size.vision_hidden, size.vision_layers, size.vision_heads, size.vision_mlp)
+    tokenizer = train_tokenizer(["the ball"] * 10, tmp_path, vocabulary=300)
+    towers = [build(each, tokenizer).model.visual for each in (SmallVLM(), size)]
+    usual, fine = ([p.numel() for p in tower.merger.mlp.parameters()] for tower in towers)
+    assert usual == fine
+    assert [0, 1, 2, 3, 4] == towers[1].config.fullatt_block_indexes
+
+
 def test_windows_that_change_what_is_to_be_remembered_come_more_often():
     script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
     scenes = [replace(scene, turns=(3,)) if n == 1 else scene for n, scene in enumerate(scenes_of(2, 9, HIDDEN))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,19 @@ class SmallVLM:
 
     @classmethod
     def tiled(cls, patch: int, merge: int, frame: tuple[int, int]) -> SmallVLM:
-        """Pictures of (height, width) cut into tokens of `merge` x `merge` patches: the size that comes nearest."""
+        """Pictures of (height, width) cut into tokens of `merge` x `merge` patches: the size that comes nearest.
+
+        The merger has as many weights as (hidden x merge x merge) squared, so many small patches get a narrow tower, and
+        a deeper one.
+        """
         side = patch * merge
         height, width = (max(1, round(length / side)) * side for length in frame)
-        return cls(patch=patch, merge=merge, height=height, width=width)
+        size = cls(patch=patch, merge=merge, height=height, width=width)
+        usual = cls()
+        if merge <= usual.merge:
+            return size
+        hidden = max(32, usual.vision_hidden * usual.merge**2 // merge**2)
+        return replace(size, vision_hidden=hidden, vision_mlp=4 * hidden, vision_heads=hidden // 16, vision_layers=5)
 
     @classmethod
     def of(cls, folder: Path) -> SmallVLM:
