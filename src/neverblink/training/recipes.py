@@ -56,8 +56,8 @@ class SmallVLM:
     def tiled(cls, patch: int, merge: int, frame: tuple[int, int]) -> SmallVLM:
         """Pictures of (height, width) cut into tokens of `merge` x `merge` patches: the size that comes nearest.
 
-        The merger has as many weights as (hidden x merge x merge) squared, so many small patches get a narrow tower, and
-        a deeper one.
+        The merger has as many weights as (hidden x merge x merge) squared, so many small patches get a narrow tower,
+        and a deeper one.
         """
         side = patch * merge
         height, width = (max(1, round(length / side)) * side for length in frame)
