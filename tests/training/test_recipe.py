@@ -465,7 +465,7 @@ def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypat
         return {"there": 1.0}
 
     monkeypatch.setattr("neverblink.training.arcade.look", looked)
-    monkeypatch.setattr("neverblink.training.arcade.whiten", lambda *args: seen.update(beside=args[-1]))
+    monkeypatch.setattr("neverblink.training.arcade.whiten", lambda *args: seen.update(beside=args[-1], fresh=args[2]))
     asked = Namespace(stage="see", sports=["pong", "boxing"], keep=["boxing"], like=runs[1] if other else None)
     asked.football, asked.seed, asked.batch, asked.workers, asked.device = None, 0, 4, 0, "cpu"
     asked.minutes, asked.lr, asked.steps = 1.0, 1e-3, 1
@@ -481,6 +481,11 @@ def test_a_kept_sport_stays_like_the_run_that_is_named(tmp_path: Path, monkeypat
     see(runs[0], asked)
     names = [name for name, _ in seen["fields"]]
     assert [i for i, name in enumerate(names) if name != "there"] == seen["new"]
+    if other:  # what the named run knows is taken over, but the tower of this one is new as long as it knows nothing
+        (runs[0] / "seen.json").rename(runs[1] / "seen.json")
+        see(runs[0], asked)
+        assert [i for i, name in enumerate(names) if name != "there"] == seen["new"]
+        assert seen["fresh"]
 
 
 def test_a_new_field_of_a_kept_sport_is_learned(tmp_path: Path):

@@ -242,7 +242,8 @@ def see(run: Path, args: argparse.Namespace) -> None:
     adapter, usual = adapter_of(run, args.device), USUAL[args.stage]
     courses = courses_of(args.sports, args.football)
     fields = fields_of([course.sport for course in courses])
-    known = known_fields(run)
+    own = known_fields(run)
+    known = own | (known_fields(args.like) if args.like else set())  # what is taken over need not be learned anew
     new = [column for column, (name, _) in enumerate(fields) if name not in known]
     kept = [name in args.keep for name in args.sports]
     stay = [number for number, keeps in enumerate(kept) if keeps]
@@ -263,7 +264,7 @@ def see(run: Path, args: argparse.Namespace) -> None:
     if all(kept) and directions:
         letter(adapter, directions)
     else:
-        whiten(adapter, batches, not known, directions, stay)
+        whiten(adapter, batches, not own, directions, stay)
     shares = look(
         adapter,
         batches,
