@@ -11,7 +11,7 @@ import torch
 from neverblink.football.camera import Sight
 from neverblink.training.arcade import adapter_of
 from neverblink.training.courses import FootballCourse, spots_of
-from neverblink.training.look import Pairs, by_grid, kinds_of, look
+from neverblink.training.look import Looks, Pairs, by_grid, kinds_of, look
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.spots import CELL, MANY, ONE, RARE, Kinds, Where, cells_a_side, cells_of
 from neverblink.training.tokenizer import train_tokenizer
@@ -137,6 +137,11 @@ def test_a_tower_learns_where_things_stand(tmp_path: Path):
     assert float(told[told.index("a_shadow") + 1]) > 0.9
     first = lines[0].split()
     assert float(first[first.index("a_light") + 1]) < 0.3
+    # What has places is recorded, so it is learned with dropout; games never end.
+    head, where = torch.nn.Linear(64, 1), Where(96, 16, kinds)
+    for places, same in ((where, False), (None, True)):
+        looks = Looks(adapter, head, places, (), None)
+        assert same == torch.equal(looks(by_grid(items)).logits, looks(by_grid(items)).logits)
     # Of a sport that is to stay nothing new is learned, so neither are its places.
     look(
         adapter,

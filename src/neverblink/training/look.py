@@ -27,7 +27,7 @@ from neverblink.vision.pixels import PixelOptions, cut, normalise, resize, uncut
 
 KEEP = 10.0  # loss weight of the drift of tokens that are to stay, as a share of their variance
 KNOWN = 0.5  # loss weight of naming the state of sports that are kept
-# The merger has most of the weights, and a few hundred matches are soon known by heart. Not for what is to stay.
+# Where places are told: recordings are few and soon known by heart, and the merger has most of the weights.
 DROPPED = 0.2
 NOTHING = Kinds()
 Field = tuple[str, int]  # name and number of classes
@@ -219,12 +219,13 @@ class Looks:
                 values = normalise(patches.flatten(0, 1), self.adapter.pixels, torch.bfloat16)
                 values = values.unflatten(0, patches.shape[:2])
                 hidden = glance.tower.merger.ln_q(glance.patches(values))
-                tokens = glance.merged(hidden, 0.0 if kept.any() else DROPPED)
+                places = self.where if self.where and self.where.told_of(cells[~kept]) else None
+                tokens = glance.merged(hidden, DROPPED if places else 0.0)
                 # Their mean: a token that does not say where it is cannot help.
                 heard.append(self.head(tokens.mean(1)).float())
                 truths.append(truth)
-                if self.where and self.where.told_of(cells[~kept]):
-                    wrong, right = self.where.loss(self.where(hidden[~kept]), cells[~kept])
+                if places:
+                    wrong, right = places.loss(places(hidden[~kept]), cells[~kept])
                     misplaced.append(wrong)
                     placed |= right
                 if past is not None and kept.any():
@@ -244,8 +245,8 @@ class Looks:
         assert self.before is not None
         own, other = self.adapter.pixels, self.before.pixels
         if (own.patch, own.merge) != (other.patch, other.merge):
-            patches = cut(uncut(patches.flatten(0, 1), (len(patches), *grid), own), other)[0]
-            patches = patches.unflatten(0, (-1, self._before_grid(grid)[0] * self._before_grid(grid)[1]))
+            there, (_, height, width) = cut(uncut(patches.flatten(0, 1), (len(patches), *grid), own), other)
+            patches = there.unflatten(0, (-1, height * width))
         return normalise(patches.flatten(0, 1), other, torch.bfloat16).unflatten(0, patches.shape[:2])
 
     def _before_grid(self, grid: Grid) -> Grid:
