@@ -2,16 +2,14 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from neverblink.football.camera import PITCH, SURE, focus, project, shirts, sight
 from neverblink.football.matches import HEIGHT, WIDTH, Match, Record
-from tests.football.recording import hand_made
+from tests.football.recording import RECORDED, hand_made, recorded
 
-RECORDED = Path(__file__).parents[3] / "shared" / "football"
 YELLOW, BLACK, GRASS = (200, 190, 60), (20, 20, 30), (60, 100, 40)
 
 
@@ -136,7 +134,7 @@ def test_shirts_are_told_from_lines_and_from_each_other():
     assert max(yellow[60].max(), black[60].max()) < 0.3
 
 
-@pytest.mark.skipif(not RECORDED.is_dir(), reason="the recorded matches are not beside the project")
+@recorded
 def test_in_recorded_matches_most_pictures_bear_it_out():
     """And where the ball is said to be it is white more often than grass is: the state and the picture agree."""
     match = Match(RECORDED / "match_0005")

@@ -11,10 +11,7 @@ from neverblink.arcade.events import Claim
 from neverblink.football.commentary import FOOTBALL
 from neverblink.football.matches import Match, Record, find_matches, read_record
 from neverblink.football.truth import SIDES, control, events, saves, shots, states, takes
-from tests.football.recording import write_match
-
-RECORDED = Path(__file__).parents[3] / "shared" / "football"
-recorded = pytest.mark.skipif(not RECORDED.is_dir(), reason=f"no recorded matches in {RECORDED}")
+from tests.football.recording import RECORDED, recorded, write_match
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -21,7 +21,7 @@ from neverblink.football.matches import FPS, Match, find_matches, is_held_out, r
 from neverblink.football.matches import HEIGHT as PITCH_HEIGHT
 from neverblink.football.matches import WIDTH as PITCH_WIDTH
 from neverblink.football.streams import clip_stream, football_stream
-from neverblink.football.truth import events, states
+from neverblink.football.truth import SIDES, events, states
 from neverblink.training.spots import Kinds
 
 BENCHMARK_SEEDS = 1_000_000  # from here up; training never draws them
@@ -124,13 +124,13 @@ class FootballCourse:
 
     sport, fps, frame = FOOTBALL, FPS, (PITCH_HEIGHT, PITCH_WIDTH)
     fine: Fine = CLOCK, ("minute tens", "minute units")
-    kinds = Kinds(("a yellow player", "a blue player"), ("a ball that yellow have", "a ball that blue have"))
+    kinds = Kinds(tuple(f"a {side} player" for side in SIDES), tuple(f"a ball that {side} have" for side in SIDES))
 
     def __init__(self, place: Path):
         self.matches = [path for path in find_matches(place) if not is_held_out(path)]
         if not self.matches:
             raise ConfigError(f"{place}: every match in it is kept for the benchmark; add others to learn from")
-        self._known = cache(_Known)
+        self._drawn: dict[Path, _Known] = {}
 
     def pairs(self, seed: int) -> Iterator[Pair]:
         rng = np.random.default_rng(seed)
@@ -146,6 +146,11 @@ class FootballCourse:
                 spots = spots_of(known.sight(state.frame, now.pixels), state.side)
                 pair = Pair(disturbed(np.stack([before.pixels, now.pixels]), rng), state, spots)
                 yield pair if rng.random() < 0.5 else mirrored(pair)
+
+    def _known(self, path: Path) -> _Known:
+        if path not in self._drawn:
+            self._drawn[path] = _Known(path)
+        return self._drawn[path]
 
     def seconds(self, seed: int, length: int) -> Iterator[Second]:
         """From a kick-off on: no picture tells the score, so nothing may begin inside a match."""
@@ -209,7 +214,8 @@ def spots_of(seen: Sight, side: int) -> np.ndarray | None:
     if seen.score < SURE:
         return None
     places = np.concatenate([seen.feet.reshape(-1, 2) - (0, WAIST), seen.ball[None]]) / (PITCH_WIDTH, PITCH_HEIGHT)
-    return np.column_stack([places, [0] * seen.feet.shape[1] + [1] * seen.feet.shape[1] + [2 + side]])
+    players = np.arange(len(SIDES)).repeat(seen.feet.shape[1])
+    return np.column_stack([places, [*players, len(SIDES) + side]])
 
 
 def mirrored(pair: Pair) -> Pair:

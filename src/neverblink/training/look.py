@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -206,14 +207,15 @@ class Looks:
     ):
         self.adapter, self.head, self.where, self.before = adapter, head, where, before
         self.keep = torch.tensor(list(keep), dtype=torch.int64, device=adapter.device)
-        self._glances: dict[Grid, tuple[Glance, Glance | None]] = {}
+        self._glance = cache(partial(Glance, adapter.model.model.visual))
+        self._past = cache(partial(Glance, before.model.model.visual)) if before else None
 
     def __call__(self, batch: list[Group]) -> Looked:
         heard, truths, drifts, misplaced = [], [], [], []
         placed: dict[str, float] = {}
         for grid, *tensors in batch:
             patches, truth, cells = (t.to(self.adapter.device) for t in tensors)
-            glance, past = self._glances_of(grid)
+            glance = self._glance(grid)
             kept = self.kept(truth)
             with torch.autocast(self.adapter.device.type, dtype=torch.bfloat16):
                 values = normalise(patches.flatten(0, 1), self.adapter.pixels, torch.bfloat16)
@@ -228,9 +230,8 @@ class Looks:
                     wrong, right = places.loss(places(hidden[~kept]), cells[~kept])
                     misplaced.append(wrong)
                     placed |= right
-                if past is not None and kept.any():
-                    with torch.no_grad():
-                        told = past(self._as_before(patches[kept], grid)).view_as(tokens[kept]).float()
+                if kept.any():
+                    told = self._told_before(patches[kept], grid).view_as(tokens[kept]).float()
                     drifts.append((tokens[kept].float() - told).square().mean() / told.var())
         drift = torch.stack(drifts).mean() if drifts else None
         lost = torch.stack(misplaced).sum() if misplaced else torch.zeros((), device=self.adapter.device)
@@ -240,25 +241,15 @@ class Looks:
         """[pairs] bool: pairs of a sport that is kept."""
         return torch.isin(truth[:, 0], self.keep)
 
-    def _as_before(self, patches: torch.Tensor, grid: Grid) -> torch.Tensor:
-        """Patches [pairs, patches, values] uint8 cut and normalised as the tower before wants them."""
-        assert self.before is not None
-        own, other = self.adapter.pixels, self.before.pixels
-        if (own.patch, own.merge) != (other.patch, other.merge):
-            there, (_, height, width) = cut(uncut(patches.flatten(0, 1), (len(patches), *grid), own), other)
-            patches = there.unflatten(0, (-1, height * width))
-        return normalise(patches.flatten(0, 1), other, torch.bfloat16).unflatten(0, patches.shape[:2])
-
-    def _before_grid(self, grid: Grid) -> Grid:
-        assert self.before is not None
-        height, width = (length * self.adapter.pixels.patch // self.before.pixels.patch for length in grid)
-        return height, width
-
-    def _glances_of(self, grid: Grid) -> tuple[Glance, Glance | None]:
-        if grid not in self._glances:
-            past = Glance(self.before.model.model.visual, self._before_grid(grid)) if self.before else None
-            self._glances[grid] = Glance(self.adapter.model.model.visual, grid), past
-        return self._glances[grid]
+    @torch.no_grad()
+    def _told_before(self, patches: torch.Tensor, grid: Grid) -> torch.Tensor:
+        """Tokens of the tower before, of patches [pairs, patches, values] uint8 cut anew as it wants them."""
+        assert self.before and self._past, "kept sports have a tower before"
+        own, its = self.adapter.pixels, self.before.pixels
+        there, (_, height, width) = cut(uncut(patches.flatten(0, 1), (len(patches), *grid), own), its)
+        values = normalise(there, its, torch.bfloat16).unflatten(0, (-1, height * width))
+        tokens: torch.Tensor = self._past((height, width))(values)
+        return tokens
 
 
 def _named(logits: Sequence[torch.Tensor], truth: torch.Tensor) -> tuple[torch.Tensor, dict[int, float]]:
