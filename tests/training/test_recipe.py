@@ -333,13 +333,13 @@ def test_every_weight_has_one_optimizer():
     """Matrices inside the layers are Muon's; a frozen weight belongs to nobody."""
     adapter = Model.from_pretrained(toy_checkpoint(), device="cpu").adapter
     adapter.model.requires_grad_(True).model.visual.merger.requires_grad_(False)
-    muon, adamw = (
-        [p for group in o.param_groups for p in group["params"]] for o in optimizers_of(adapter, LoopOptions())
-    )
-    inside = [p for layers in (adapter._lm.layers, adapter._visual.blocks) for p in layers.parameters() if p.ndim == 2]
+    layers = (*adapter._lm.layers, *adapter._visual.blocks)
+    learned = [p for p in adapter.model.parameters() if p.requires_grad]
+    optimizers = optimizers_of(learned, layers, 1e-3, 0.05)
+    muon, adamw = ([p for group in o.param_groups for p in group["params"]] for o in optimizers)
+    inside = [p for layer in layers for p in layer.parameters() if p.ndim == 2]
     assert {id(p) for p in inside} == {id(p) for p in muon}
-    learned = sorted(id(p) for p in adapter.model.parameters() if p.requires_grad)
-    assert learned == sorted(id(p) for p in (*muon, *adamw))
+    assert sorted(map(id, learned)) == sorted(id(p) for p in (*muon, *adamw))
 
 
 def test_a_size_fits_the_games_and_is_found_again(tmp_path: Path):

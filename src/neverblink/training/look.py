@@ -23,6 +23,7 @@ from neverblink.arcade.sport import Sport
 from neverblink.errors import ConfigError
 from neverblink.models.qwen2_5_vl import Qwen25VL
 from neverblink.training.courses import Course
+from neverblink.training.loop import optimizers_of
 from neverblink.training.spots import Kinds, Where, cells_a_side, cells_of
 from neverblink.vision.pixels import PixelOptions, cut, normalise, resize, uncut
 
@@ -30,6 +31,7 @@ KEEP = 10.0  # loss weight of the drift of tokens that are to stay, as a share o
 KNOWN = 0.5  # loss weight of naming the state of sports that are kept
 # Where places are told: recordings are few and soon known by heart, and the merger has most of the weights.
 DROPPED = 0.2
+DECAY = 0.01  # of weights, as a share of the learning rate
 NOTHING = Kinds()
 Field = tuple[str, int]  # name and number of classes
 Grid = tuple[int, int]  # height and width in patches
@@ -311,11 +313,12 @@ def look(
     where = Where(tower.config.hidden_size, cells, kinds).to(adapter.device) if kinds else None
     looks = Looks(adapter, head, where, keep, before)
     learned_by = [*tower.parameters(), *head.parameters(), *(where.parameters() if where else ())]
-    optimizer = torch.optim.AdamW(learned_by, lr=lr, betas=(0.9, 0.95), fused=True)
+    # The merger is no layer here: its matrices are so large that Muon's products would take longer than all else.
+    optimizers = optimizers_of(learned_by, (*tower.blocks, tower.patch_embed), lr, DECAY)
     began, step = time.monotonic(), 0
     shares = [0.0] * len(sizes)
     while (done := max(step / steps, (time.monotonic() - began) / 60 / minutes)) < 1:
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = lr * min(1.0, (step + 1) / 50) * (1 - 0.9 * done)
         said, truth, drift, misplaced, placed = looks(next(batches))
         logits, old = said.split(sizes, 1), looks.kept(truth)
@@ -327,10 +330,12 @@ def look(
         loss = learned + misplaced + KNOWN * known + (KEEP * drift if drift is not None else 0.0)
         for column, share in (*right.items(), *right_of_old.items()):
             shares[column] = 0.9 * shares[column] + 0.1 * share if step else share
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in learned_by:
+            parameter.grad = None
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         if step % 50 == 0:
             each = " ".join(
                 f"{name.replace(' ', '_')} {share:.2f}" for (name, _), share in zip(fields, shares, strict=True)

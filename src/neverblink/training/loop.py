@@ -9,7 +9,7 @@ import ctypes
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,22 +58,22 @@ def loss_of(adapter: Qwen25VL, batch: Batch, autocast: bool) -> tuple[torch.Tens
     return loss, figures
 
 
-def optimizers_of(adapter: Qwen25VL, options: LoopOptions) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for the rest: embeddings, norms, biases, the tower's patches.
+def optimizers_of(
+    learned: Sequence[torch.nn.Parameter], layers: Iterable[torch.nn.Module], lr: float, weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for the rest, of which vectors do not decay.
 
     Muon's updates are orthogonal matrices (Jordan et al., 2024), scaled so that AdamW's rate and decay fit both.
     """
-    inside: list[torch.nn.Parameter] = []
-    for layers in (adapter.model.model.language_model.layers, adapter.model.model.visual.blocks):
-        inside += [p for p in layers.parameters() if p.requires_grad and p.ndim == 2]
-    held = {id(p) for p in inside}
-    others = [p for p in adapter.model.parameters() if p.requires_grad and id(p) not in held]
+    inside = {id(p) for layer in layers for p in layer.parameters() if p.ndim == 2}
+    others = [p for p in learned if id(p) not in inside]
     groups = [
-        {"params": [p for p in others if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    muon = torch.optim.Muon(inside, lr=options.lr, weight_decay=options.weight_decay, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.95), fused=True)]
+    matrices = [p for p in learned if id(p) in inside]
+    muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)]
 
 
 def give_back_memory() -> None:
@@ -109,7 +109,8 @@ def train(
     model = adapter.model
     model.train()
     learned = [p for p in model.parameters() if p.requires_grad]
-    optimizers = optimizers_of(adapter, options)
+    layers = (*model.model.language_model.layers, *model.model.visual.blocks)
+    optimizers = optimizers_of(learned, layers, options.lr, options.weight_decay)
     state, first = folder / f"{stage}.pt", 0
     if state.is_file():
         kept = torch.load(state, weights_only=True)
