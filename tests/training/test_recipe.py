@@ -23,7 +23,7 @@ from neverblink.training.arcade import COMMENTATE, adapter_of, film, known_field
 from neverblink.training.courses import ArcadeCourse, courses_of
 from neverblink.training.embedding import LOUD, Print, directions_of, letter, letters, whiten
 from neverblink.training.export import export
-from neverblink.training.look import Glance, Group, Looks, Pairs, by_grid, fields_of, look
+from neverblink.training.look import LATELY, Glance, Group, Looks, Pairs, Shares, by_grid, fields_of, look
 from neverblink.training.loop import LoopOptions, optimizers_of, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encode, Encoded, Footage, Quiz, Scene, collect, read
@@ -582,6 +582,26 @@ def test_several_runs_are_exported_as_the_mean_of_their_weights(tmp_path: Path):
 def test_fields_are_shared_by_name_and_size():
     twin = replace(PONG, name="b", fields={"x": 20, "left": 3})
     assert fields_of([PONG, twin]) == [("sport", 2), *PONG.fields.items(), ("left", 3)]
+
+
+def test_what_is_rarely_asked_counts_as_much_as_what_is_always_asked():
+    """97 of 100 pairs without a restart are told right, a free kick in 1 of 3, and nothing has a throw-in."""
+    shares = Shares([("restart", 3), ("side", 2), ("never", 4)])
+    truth = torch.full((100, 3), -1)
+    truth[:, 0], truth[97:, 0], truth[:50, 1] = 0, 1, 1
+    told = torch.zeros(100, 3)
+    told[:, 0], told[99, 1] = 1.0, 2.0
+    logits = told, torch.tensor([0.0, 1.0]).expand(100, -1), torch.zeros(100, 4)
+    for _ in range(2):
+        shares.add(logits, truth)
+        assert shares() == pytest.approx({"restart": (1 + 1 / 3) / 2, "side": 1.0, "never": 0.0})
+    truth[:, 0] = -1
+    truth[0, 0] = 1  # and now a free kick that is missed: 2 x 0.9 + 1 of them, of each of which 1 in 3 was right
+    for _ in range(50):  # kinds that are not shown keep what was seen of them
+        shares.add([rows[1:] for rows in logits], truth[1:])
+    shares.add(logits, truth)
+    rights, pairs = 1 + LATELY, 3 + 3 * LATELY
+    assert shares()["restart"] == pytest.approx((1 + LATELY * rights / (LATELY * pairs + 1)) / 2)
 
 
 @pytest.mark.parametrize(("merge", "steps"), [(4, 60), (2, 100)])

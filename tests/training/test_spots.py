@@ -81,8 +81,6 @@ def test_the_loss_is_that_of_plain_sums():
     assert where.loss(told, cells)[1]["c, d"] == 0.5
     nothing, none = where.loss(told[2:3], cells[2:3])
     assert (0.0, {}) == (float(nothing), none)
-    assert not where.told_of(cells[2:3])
-    assert where.told_of(cells)
 
 
 def test_spots_are_those_of_the_sight():

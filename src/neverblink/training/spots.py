@@ -73,10 +73,6 @@ class Where(torch.nn.Module):
         told: torch.Tensor = self.head(patches)
         return told.float().unflatten(-1, (self.cells, len(self.kinds)))
 
-    def told_of(self, cells: torch.Tensor) -> bool:
-        """Is anything known of cells [pairs, patches, cells, kinds]?"""
-        return bool(cells.numel()) and bool((cells >= 0).any())
-
     def loss(self, told: torch.Tensor, cells: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
         """How wrong the logits are, and name -> F1 of each of many; under ", ", joined, how often the one is told in
         its own cell and kind.
