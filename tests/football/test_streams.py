@@ -9,7 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from neverblink.arcade.commentary import parse, write
+from neverblink.arcade.commentary import parse, slip_of, write
+from neverblink.arcade.events import Claim, GameEvent
 from neverblink.arcade.sport import Second
 from neverblink.errors import ConfigError, SourceError, SourceRefused
 from neverblink.football.clips import Clip
@@ -54,6 +55,47 @@ def test_words_say_the_events_of_their_second(folder: Path):
     spoken = {int(second.start): second.text for second in seconds if second.text}
     assert [0, 5, 6, 11, 15, 20, 21, 22, 25, 30, 32, 34, 36, 37, 39] == list(spoken)
     assert sum(not second.text for second in seconds) > len(seconds) / 2
+
+
+def test_a_slip_tells_the_same_of_the_other_side(folder: Path):
+    """Who wins the ball, attacks or has it is easily mistaken; a restart, a shot or a goal is not."""
+    other = dict(zip(FOOTBALL.sides, FOOTBALL.sides[::-1], strict=True))
+    slips = 0
+    for second in football_stream(folder, seed=5, seconds=40, draw=False):
+        claims = parse(second.text, FOOTBALL)
+        told = {claim.side for claim in claims if claim.side}
+        if {claim.kind for claim in claims} <= {"turnover", "attack", "hold", "tally"} and len(told) == 1:
+            assert second.slip is not None
+            assert {second.slip.side} == told
+            swapped = [claim._replace(side=other.get(claim.side, "")) for claim in claims]
+            assert swapped == parse(second.slip.text, FOOTBALL)
+            slips += 1
+        else:
+            assert second.slip is None
+    assert slips == 3
+
+
+@pytest.mark.parametrize(
+    ("claims", "text"),
+    [
+        ([Claim("hold", "blue"), Claim("tally", "", (2, 1))], " Yellow have it. Still 2 to 1."),
+        ([Claim("turnover", "yellow"), Claim("attack", "yellow")], " Blue win the ball. Blue attack."),
+        ([Claim("turnover", "yellow"), Claim("turnover", "blue")], None),
+        ([Claim("turnover", "yellow"), Claim("shot", "yellow")], None),
+        ([Claim("kick_off", "blue")], None),
+        ([Claim("tally", "", (2, 1))], None),
+        ([], None),
+    ],
+)
+def test_what_can_be_mistaken(claims: list[Claim], text: str | None):
+    events = [GameEvent(7.0 - FOOTBALL.visible_after[claim.kind], claim) for claim in claims]
+    slip = slip_of(7, events, 1, FOOTBALL)
+    if text is None:
+        assert slip is None
+    else:
+        assert slip is not None
+        assert parse(slip.text, FOOTBALL) == parse(text, FOOTBALL)
+        assert claims[0].side == slip.side
 
 
 def test_goals_and_beginnings_are_told_with_the_minute_of_their_picture(folder: Path):

@@ -293,10 +293,13 @@ def test_film_marks_where_pictures_are_cut(matches: Path, monkeypatch: pytest.Mo
     assert footage.cuts
     assert [] == footage.turns  # many of them are there as it is
     assert footage.cuts == [i for i, second in enumerate(seconds) if second.cut]
+    assert any(footage.slips)
+    assert footage.slips == [second.slip for second in seconds]
 
 
 def test_arcade_on_film_may_forget():
     torch.manual_seed(0)
     footage = film(4, courses_of(["boxing"], None), PIXELS)
     assert (8, True, []) == (footage.fps, footage.forgets, footage.turns)
+    assert not any(footage.slips)
     assert {(64, 9600)} == {patches.shape for patches in footage.patches}

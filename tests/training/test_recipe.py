@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from neverblink.arcade.pong import PONG
+from neverblink.arcade.sport import Slip
 from neverblink.errors import ConfigError
 from neverblink.model import Model
 from neverblink.models.base import VisionBlock
@@ -28,7 +29,7 @@ from neverblink.training.loop import LoopOptions, optimizers_of, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encode, Encoded, Footage, Quiz, Scene, collect, read
 from neverblink.training.tokenizer import train_tokenizer
-from neverblink.training.windows import ROUND, TURN, WindowOptions, Windows, _pick, by_length, collate
+from neverblink.training.windows import ROUND, TURN, WindowOptions, Windows, _pick, by_length, collate, slipped
 from neverblink.types import Kind
 from neverblink.vision.pixels import PixelOptions, fit, normalise
 from tests.checkpoints import toy_checkpoint
@@ -42,7 +43,9 @@ def toy_film(seed: int) -> Footage:
     seconds = 5 + seed % 5
     patches = [np.full((TOKENS, 2), i, np.uint8) for i in range(seconds)]
     lines = {query: [f" {query} {seed} {i}" for i in range(seconds)] for query in QUERIES}
-    return Footage(patches, lines, (1, TOKENS), [[Quiz("last", "?", "!", 0, [0])]] * seconds, turns=[seed % 5])
+    slips = [None, *(Slip("left", f"{i}") for i in range(1, seconds))]
+    quizzes = [[Quiz("last", "?", "!", 0, [0])]] * seconds
+    return Footage(patches, lines, (1, TOKENS), quizzes, turns=[seed % 5], slips=slips)
 
 
 def load() -> Encode:
@@ -74,6 +77,8 @@ def test_scenes_come_back_as_they_were_seen(tmp_path: Path, workers: int):
         assert scene.quizzes[0] == [Quiz("last", "?", "!", 0, [0])]
         assert "last" == scene.quizzes[0][0].kind
         assert [len(scene.vision) - 5] == scene.turns
+        assert [None, *(Slip("left", f"{i}") for i in range(1, len(scene.vision)))] == scene.slips
+        assert isinstance(scene.slips[1], Slip)
     before = len(scenes)
     collect(Encoded(load, toy_film, 1), tmp_path, 40, 0, said.append)
     assert len(read(tmp_path)) == before
@@ -150,6 +155,46 @@ def test_only_what_the_stream_still_holds_is_asked(forget: float):
     assert (0 in late) == (forget == 0)
     assert (33 in late) == (forget == 0)
     assert 10 not in late
+
+
+def test_slips_end_where_another_side_or_something_else_is_told():
+    lines = ["a", "", "b", "c", "", "d", "e", ""]
+    slips = [Slip(side, text) if side else None for side, text in zip("x xx yy", "A BC DE", strict=True)] + [None]
+    slips[1] = slips[4] = None
+    assert ["a", "", "b", "c", "", "D", "E", ""] == slipped(lines, slips)
+    assert ["A", "", "B", "C", ""] == slipped(lines[:5], slips)
+    assert lines[:5] == ["a", "", "b", "c", ""]
+    slips[3] = None  # something that nobody mistakes
+    assert lines[:5] == slipped(lines[:5], slips)
+    assert lines == slipped(lines, ())
+    assert slipped([], slips) == []
+
+
+def test_before_some_windows_one_side_was_taken_for_the_other():
+    """Their previous text is wrong, what is to be said in them is not, and nobody asks for what was told wrong."""
+    script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
+    [scene] = scenes_of(1, 12, HIDDEN)
+    quizzes = [[Quiz("last", f"q{at}?", f"a{at}.", at) for at in range(i + 1)] for i in range(12)]
+    slips = [None, None, None, *(Slip("left", f" slip {i}.") for i in range(3, 12))]
+    scene = replace(scene, slips=slips, quizzes=quizzes)
+    for share, found in ((0.0, set()), (0.5, {False, True}), (1.0, {True})):
+        o = WindowOptions(seconds=4, overlap=2, text_window=4000, forget=0.0, ask=1.0, ask_often=1.0, slip=share)
+        windows = windows_of([scene], script, (1.0, 0.0), o)
+        windows.talk = QUERIES[0]
+        slipped_before, asked = set(), set()
+        for seed in range(40):
+            sample, _ = windows._window(0, 6, np.random.default_rng(seed))
+            text = script.decode(sample.ids.tolist())
+            past, now = text[: text.index("Time=")], text[text.index("Time=") :]
+            slipped_before.add("slip" in past)
+            assert [n for n in range(6) if f" slip {n}." in past] == ([3, 4, 5] if "slip" in past else [])
+            assert [n for n in range(6) if f"{QUERIES[0]} {n}." in past] == list(range(3 if "slip" in past else 6))
+            assert "slip" not in now
+            assert [n for n in range(12) if f"{QUERIES[0]} {n}." in now] == [6, 7, 8, 9]
+            asked |= {("slip" in past, int(n)) for n in re.findall(r"q(\d+)\?", now)}
+        assert found == slipped_before or (not found and slipped_before == {False})
+        assert {n for wrong, n in asked if wrong} <= {0, 1, 2, 6, 7, 8, 9}
+        assert share == 1.0 or {3, 4, 5} < {n for wrong, n in asked if not wrong}
 
 
 def test_no_window_shows_a_cut():

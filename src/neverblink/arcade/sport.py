@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -47,6 +47,13 @@ class MakeGame(Protocol):
         """`start_score` None: a new game from 0 to 0, which says so; "random": somewhere inside a game, silently."""
 
 
+class Slip(NamedTuple):
+    """The line of a second as one says it who takes one side for the other."""
+
+    side: Side  # who has the ball in truth
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Second:
     """One second of a sport: its pictures and both things to say of it."""
@@ -57,6 +64,7 @@ class Second:
     text: str  # the commentary: "" is silence, else starts with a space
     state: Any  # at the last picture
     state_text: str  # the dense line, never silent: what the last picture shows
+    slip: Slip | None = None  # None: nothing is said, or something that is not easily mistaken
     cut: bool = False  # its pictures go on from other ones than those before it, and no word says so
 
 
@@ -77,6 +85,7 @@ class Sport:
         measure: state -> one class for each field; -1 where the picture does not tell.
         states: kinds whose statement of the score is judged.
         holds: kinds after which their side has the ball, until another of them is told.
+        slips: kinds of which one side is easily taken for the other.
         remarks: kinds that tell how things are, not what happened: only a score that they tell is asked for.
         shows_score: pictures show the score large enough to be read.
         counted: kinds that may be asked for by number -> their names in the plural; None counts every kind with a side.
@@ -93,6 +102,7 @@ class Sport:
     merge: frozenset[Kind] = frozenset()
     states: frozenset[Kind] = frozenset({"point", "game_over"})
     holds: frozenset[Kind] = frozenset()
+    slips: frozenset[Kind] = frozenset()
     remarks: frozenset[Kind] = frozenset()
     shows_score: bool = True
     counted: Mapping[Kind, str] | None = None

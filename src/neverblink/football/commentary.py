@@ -143,6 +143,7 @@ FOOTBALL = Sport(
     measure=measure,
     states=frozenset({"goal", "new_match", "tally"}),
     holds=frozenset({"turnover", "attack", "hold", "kick_off", *RESTARTS.values()}),
+    slips=frozenset({"turnover", "attack"}),
     remarks=frozenset({"hold", "tally"}),
     shows_score=False,
     counted=COUNTED,

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from neverblink.arcade.events import GameEvent, Score
 from neverblink.arcade.questions import questions
-from neverblink.arcade.sport import Second, Sport, sports
+from neverblink.arcade.sport import Second, Slip, Sport, sports
 from neverblink.football.commentary import FOOTBALL, TICK
 from neverblink.memory.journal import Journal
 from neverblink.memory.recall import lines_about
@@ -135,6 +135,7 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
     quizzes: list[list[Quiz]] = []
     turns: list[int] = []
     cuts: list[int] = []
+    slips: list[Slip | None] = []
     shows = course.sport.shows_score
     scoring = frozenset() if shows else course.sport.states - course.sport.remarks
     with TemporaryDirectory() as folder, Journal(Path(folder) / "journal.db") as journal:
@@ -145,6 +146,7 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
             lines[COMMENTATE].append(second.text)
             lines[DESCRIBE].append(second.state_text)
             quizzes.append(quiz.after(second))
+            slips.append(second.slip)
             now = len(patches) - 1
             # Every stream begins with a new match, so that needs no repetition.
             if now and any(event.kind in scoring for event in second.events):
@@ -153,7 +155,7 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
                 cuts.append(now)
     if cuts:  # clips are chosen to show such seconds often enough
         turns.clear()
-    return Footage(patches, lines, grid_of(course, pixels), quizzes, course.fps, shows, turns, cuts)
+    return Footage(patches, lines, grid_of(course, pixels), quizzes, course.fps, shows, turns, cuts, slips)
 
 
 def grid_of(course: Course, pixels: PixelOptions) -> tuple[int, int]:

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from neverblink.arcade.sport import Slip
 from neverblink.errors import ConfigError
 
 Query = str
@@ -48,6 +49,7 @@ class Scene:
         forgets: a window may be shown without what was said before it: pictures tell all that is to be said.
         turns: seconds that change what has to be remembered from then on.
         cuts: seconds whose pictures do not go on from those before them; no window shows both.
+        slips: for each second what one says who takes one side for the other, if that is easily done; () for none.
     """
 
     vision: torch.Tensor
@@ -58,6 +60,7 @@ class Scene:
     forgets: bool = True
     turns: Sequence[int] = ()
     cuts: Sequence[int] = ()
+    slips: Sequence[Slip | None] = ()
 
     @property
     def takes(self) -> list[tuple[int, int]]:
@@ -77,6 +80,7 @@ class Footage:
     forgets: bool = True
     turns: Sequence[int] = ()
     cuts: Sequence[int] = ()
+    slips: Sequence[Slip | None] = ()
 
 
 TOLD = tuple(field.name for field in fields(Footage) if field.name != "patches")  # of a scene, in its file of words
@@ -159,7 +163,8 @@ def read(folder: Path) -> list[Scene]:
 
 def _read_told(told: dict[str, Any]) -> dict[str, Any]:
     quizzes = [[Quiz(*asked) for asked in second] for second in told["quizzes"]]
-    return {**told, "grid": tuple(told["grid"]), "quizzes": quizzes}
+    slips = [Slip(*slip) if slip else None for slip in told.get("slips", ())]
+    return {**told, "grid": tuple(told["grid"]), "quizzes": quizzes, "slips": slips}
 
 
 def _first_lines(file: Path) -> Iterator[list[str]]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from neverblink.arcade.sport import Slip
 from neverblink.errors import ConfigError
 from neverblink.memory.recall import put_before
 from neverblink.models.base import VisionBlock
@@ -37,6 +38,9 @@ class WindowOptions:
     ask: float = 0.75  # share of windows with questions, where the scenes have any
     ask_often: float = 0.6  # share of the seconds of such a window after which there is one; after its last up to three
     recall: float = 0.5  # share of the seconds with questions at which the journal is asked too, where it knows of them
+    # Share of windows, of scenes with slips, before which one side was taken for the other, so that who has the ball is
+    # to be seen: in words that are never wrong it can be copied from the last ones.
+    slip: float = 0.5
     forget: float = 0.35  # share of windows that start without previous text, so that scores have to be read
     latest_start: float = 40_000.0  # seconds; streams start anywhere, so that no clock time is new
 
@@ -105,17 +109,21 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         vision = self.vision[scene.fps, scene.grid]
         spoken = [Spoken(base + i, base + i + 1, vision, lines[first + i]) for i in range(o.seconds)]
         forgets = (scene.forgets or query != self.talk) and rng.random() < o.forget
-        past = () if forgets else previous_ids(script, lines[:first], o.sink_tokens, o.text_window)
+        slips = scene.slips if query == self.talk and not forgets and rng.random() < o.slip else ()
+        said = slipped(lines[:first], slips)
+        past = () if forgets else previous_ids(script, said, o.sink_tokens, o.text_window)
         if scene.quizzes and query == self.talk and rng.random() < o.ask:
             most = (rng.random(o.seconds) < o.ask_often).astype(int)
             most[-1] = rng.integers(1, 4)
             known = self._known(script, scene, lines, first, forgets)
+            wrong = {i for i in range(first) if said[i] != lines[i]}
             fits = partial(StreamOptions().askable, script)
 
             def ask(now: int, number: int) -> tuple[tuple[str, str], ...]:
                 """After second `now`; with recall also what is not held, if the journal has the line for it."""
                 recalling = rng.random() < o.recall
-                possible = [q for q in scene.quizzes[now] if known(q) or (recalling and q.since in q.recalled)]
+                right = (q for q in scene.quizzes[now] if q.since not in wrong)
+                possible = [q for q in right if known(q) or (recalling and q.since in q.recalled)]
                 return tuple((words(q) if recalling else q.question, q.answer) for q in _pick(possible, number, rng))
 
             def words(quiz: Quiz) -> str:
@@ -136,6 +144,18 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         since = int(np.searchsorted(sizes, sizes[-1] - o.text_window, "left")) + 1
         since = first if forgets else 0 if sizes[-1] <= o.text_window + o.sink_tokens else since
         return lambda quiz: quiz.since >= since or quiz.since < sunk
+
+
+def slipped(lines: list[str], slips: Sequence[Slip | None]) -> list[str]:
+    """Lines of which the last ones, as long as they tell of one side and can be mistaken, tell of the other."""
+    found, side = list(lines), None
+    for i in reversed(range(len(lines) if slips else 0)):
+        if lines[i]:
+            slip = slips[i]
+            if slip is None or (side or slip.side) != slip.side:
+                break
+            found[i], side = slip.text, slip.side
+    return found
 
 
 def _pick(known: Sequence[Quiz], most: int, rng: np.random.Generator) -> Sequence[Quiz]:
