@@ -1,5 +1,6 @@
 """Two files become seconds with pictures, events and words; matches follow one another for hours."""
 
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from neverblink.arcade.commentary import parse, slip_of, write
-from neverblink.arcade.events import Claim, GameEvent
+from neverblink.arcade.events import Claim
 from neverblink.arcade.sport import Second
 from neverblink.errors import ConfigError, SourceError, SourceRefused
 from neverblink.football.clips import Clip
@@ -57,24 +58,6 @@ def test_words_say_the_events_of_their_second(folder: Path):
     assert sum(not second.text for second in seconds) > len(seconds) / 2
 
 
-def test_a_slip_tells_the_same_of_the_other_side(folder: Path):
-    """Who wins the ball, attacks or has it is easily mistaken; a restart, a shot or a goal is not."""
-    other = dict(zip(FOOTBALL.sides, FOOTBALL.sides[::-1], strict=True))
-    slips = 0
-    for second in football_stream(folder, seed=5, seconds=40, draw=False):
-        claims = parse(second.text, FOOTBALL)
-        told = {claim.side for claim in claims if claim.side}
-        if {claim.kind for claim in claims} <= {"turnover", "attack", "hold", "tally"} and len(told) == 1:
-            assert second.slip is not None
-            assert {second.slip.side} == told
-            swapped = [claim._replace(side=other.get(claim.side, "")) for claim in claims]
-            assert swapped == parse(second.slip.text, FOOTBALL)
-            slips += 1
-        else:
-            assert second.slip is None
-    assert slips == 3
-
-
 @pytest.mark.parametrize(
     ("claims", "text"),
     [
@@ -87,9 +70,9 @@ def test_a_slip_tells_the_same_of_the_other_side(folder: Path):
         ([], None),
     ],
 )
-def test_what_can_be_mistaken(claims: list[Claim], text: str | None):
-    events = [GameEvent(7.0 - FOOTBALL.visible_after[claim.kind], claim) for claim in claims]
-    slip = slip_of(7, events, 1, FOOTBALL)
+def test_a_slip_tells_the_same_of_the_other_side(claims: list[Claim], text: str | None):
+    """Who wins the ball, attacks or has it is easily mistaken; a restart, a shot or a goal is not."""
+    slip = slip_of(claims, random.Random(1), FOOTBALL)
     if text is None:
         assert slip is None
     else:
@@ -155,8 +138,6 @@ def test_every_phrase_is_read_as_its_kind(kind: str):
 
 def test_whole_match_reads_back(folder: Path):
     """Any wording of any second gives its claims back, in order."""
-    import random
-
     told = [second.events for second in match_stream(Match(folder / "match_0000"), 0, draw=False)]
     for seed in range(50):
         for now in told:

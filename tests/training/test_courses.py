@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from neverblink.arcade.commentary import parse
 from neverblink.arcade.sport import BINS
 from neverblink.errors import ConfigError
 from neverblink.football.commentary import FOOTBALL, measure
@@ -294,7 +295,15 @@ def test_film_marks_where_pictures_are_cut(matches: Path, monkeypatch: pytest.Mo
     assert [] == footage.turns  # many of them are there as it is
     assert footage.cuts == [i for i, second in enumerate(seconds) if second.cut]
     assert any(footage.slips)
-    assert footage.slips == [second.slip for second in seconds]
+    for second, slip in zip(seconds, footage.slips, strict=True):
+        claims = parse(second.text, FOOTBALL)
+        told = {claim.side for claim in claims if claim.side}
+        easily = {claim.kind for claim in claims} <= {"turnover", "attack", "hold", "tally"} and len(told) == 1
+        assert easily == (slip is not None)
+        if slip:
+            assert {slip.side} == told
+            other = dict(zip(FOOTBALL.sides, FOOTBALL.sides[::-1], strict=True))
+            assert [c._replace(side=other.get(c.side, "")) for c in claims] == parse(slip.text, FOOTBALL)
 
 
 def test_arcade_on_film_may_forget():

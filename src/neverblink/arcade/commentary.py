@@ -8,11 +8,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from neverblink.arcade.events import Claim, GameEvent, Kind, Score, Side
-from neverblink.arcade.sport import Slip, Sport
+from neverblink.arcade.sport import Sport
 
 MOST_WORDS = 14
 USUAL = 0.75  # probability of a kind's first phrase: little variety is easier for a tiny model to learn
@@ -75,17 +75,22 @@ def write_second(second: int, events: Iterable[GameEvent], seed: int, sport: Spo
     return write(claims, random.Random(f"commentary {seed} {second}"), sport) if claims else ""
 
 
-def slip_of(second: int, events: Sequence[GameEvent], seed: int, sport: Sport) -> Slip | None:
-    """The line of `write_second` with the other side, where it tells of one alone and nothing but what is easily
+class Slip(NamedTuple):
+    """The line of a second as one says it who takes one side for the other."""
+
+    side: Side  # of whom it tells in truth
+    text: str
+
+
+def slip_of(claims: Sequence[Claim], rng: random.Random, sport: Sport) -> Slip | None:
+    """The claims of a second told of the other side, where they are of one alone and nothing but what is easily
     mistaken: `Sport.slips`, and remarks, which repeat it."""
-    claims = [event.claim for event in events]
     told = {claim.side for claim in claims if claim.side}
     if len(told) != 1 or not {claim.kind for claim in claims} <= sport.slips | sport.remarks:
         return None
     [side] = told
     other = sport.sides[1 - sport.sides.index(side)]
-    mistaken = [replace(event, claim=event.claim._replace(side=event.claim.side and other)) for event in events]
-    return Slip(side, write_second(second, mistaken, seed, sport))
+    return Slip(side, write([claim._replace(side=claim.side and other) for claim in claims], rng, sport))
 
 
 def parse(text: str, sport: Sport) -> list[Claim]:

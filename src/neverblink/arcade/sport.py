@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -47,13 +47,6 @@ class MakeGame(Protocol):
         """`start_score` None: a new game from 0 to 0, which says so; "random": somewhere inside a game, silently."""
 
 
-class Slip(NamedTuple):
-    """The line of a second as one says it who takes one side for the other."""
-
-    side: Side  # who has the ball in truth
-    text: str
-
-
 @dataclass(frozen=True, slots=True)
 class Second:
     """One second of a sport: its pictures and both things to say of it."""
@@ -64,7 +57,6 @@ class Second:
     text: str  # the commentary: "" is silence, else starts with a space
     state: Any  # at the last picture
     state_text: str  # the dense line, never silent: what the last picture shows
-    slip: Slip | None = None  # None: nothing is said, or something that is not easily mistaken
     cut: bool = False  # its pictures go on from other ones than those before it, and no word says so
 
 

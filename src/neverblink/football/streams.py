@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neverblink.arcade.commentary import slip_of, write_second
+from neverblink.arcade.commentary import write_second
 from neverblink.arcade.events import GameEvent
 from neverblink.arcade.sport import Second
 from neverblink.football.clips import Clip, retell
@@ -55,8 +55,7 @@ def clip_stream(
             now = tuple(by_second.get(second, ()))
             text = stamp(write_second(second, now, seed, FOOTBALL), now, state.minute)
             cut = own == clip.start > 0
-            slip = slip_of(second, now, seed, FOOTBALL)
-            yield Second(float(second), frames, now, text, state, FOOTBALL.describe(state), slip, cut)
+            yield Second(float(second), frames, now, text, state, FOOTBALL.describe(state), cut)
             second += 1
 
 

@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from neverblink.arcade.commentary import Slip, slip_of
 from neverblink.arcade.events import GameEvent, Score
 from neverblink.arcade.questions import questions
-from neverblink.arcade.sport import Second, Slip, Sport, sports
+from neverblink.arcade.sport import Second, Sport, sports
 from neverblink.football.commentary import FOOTBALL, TICK
 from neverblink.memory.journal import Journal
 from neverblink.memory.recall import lines_about
@@ -136,6 +137,7 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
     turns: list[int] = []
     cuts: list[int] = []
     slips: list[Slip | None] = []
+    words = random.Random(f"slips {seed}")
     shows = course.sport.shows_score
     scoring = frozenset() if shows else course.sport.states - course.sport.remarks
     with TemporaryDirectory() as folder, Journal(Path(folder) / "journal.db") as journal:
@@ -146,7 +148,7 @@ def film(seed: int, courses: Sequence[Course], pixels: PixelOptions) -> Footage:
             lines[COMMENTATE].append(second.text)
             lines[DESCRIBE].append(second.state_text)
             quizzes.append(quiz.after(second))
-            slips.append(second.slip)
+            slips.append(slip_of([event.claim for event in second.events], words, course.sport))
             now = len(patches) - 1
             # Every stream begins with a new match, so that needs no repetition.
             if now and any(event.kind in scoring for event in second.events):

@@ -28,10 +28,10 @@ from neverblink.training.spots import Kinds, Where, cells_a_side, cells_of
 from neverblink.vision.pixels import PixelOptions, cut, normalise, resize, uncut
 
 KEEP = 10.0  # loss weight of the drift of tokens that are to stay, as a share of their variance
+LATELY = 0.9  # what a batch counts beside the next one, in what is reported
 KNOWN = 0.5  # loss weight of naming the state of sports that are kept
 # Where places are told: recordings are few and soon known by heart, and the merger has most of the weights.
 DROPPED = 0.2
-LATELY = 0.9  # what a batch counts beside the next one
 DECAY = 0.01  # of weights, as a share of the learning rate
 NOTHING = Kinds()
 Field = tuple[str, int]  # name and number of classes
@@ -282,9 +282,11 @@ class Shares:
 
     def add(self, logits: Sequence[torch.Tensor], truth: torch.Tensor) -> None:
         """One batch, as for `_named`."""
-        for told, true, pairs, right in zip(logits, truth.cpu().T, self._pairs, self._right, strict=True):
+        said = torch.stack([told.argmax(-1) for told in logits])
+        both = zip(said.cpu(), truth.T.cpu(), strict=True)  # a GPU is waited for once
+        for (told, true), pairs, right in zip(both, self._pairs, self._right, strict=True):
             rows = true >= 0
-            hits = true[rows][told.argmax(-1).cpu()[rows] == true[rows]]
+            hits = true[rows][told[rows] == true[rows]]
             counts, correct = (torch.bincount(which, minlength=len(pairs)) for which in (true[rows], hits))
             shown = counts > 0  # a class that is rare keeps what was seen of it
             pairs[shown] = LATELY * pairs[shown] + counts[shown]

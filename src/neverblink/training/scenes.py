@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from neverblink.arcade.sport import Slip
+from neverblink.arcade.commentary import Slip
 from neverblink.errors import ConfigError
 
 Query = str

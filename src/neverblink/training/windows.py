@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from neverblink.arcade.sport import Slip
+from neverblink.arcade.commentary import Slip
 from neverblink.errors import ConfigError
 from neverblink.memory.recall import put_before
 from neverblink.models.base import VisionBlock
@@ -110,12 +110,12 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         spoken = [Spoken(base + i, base + i + 1, vision, lines[first + i]) for i in range(o.seconds)]
         forgets = (scene.forgets or query != self.talk) and rng.random() < o.forget
         slips = scene.slips if query == self.talk and not forgets and rng.random() < o.slip else ()
-        said = slipped(lines[:first], slips)
-        past = () if forgets else previous_ids(script, said, o.sink_tokens, o.text_window)
+        said = slipped(lines[:first], slips) + lines[first:]
+        past = () if forgets else previous_ids(script, said[:first], o.sink_tokens, o.text_window)
         if scene.quizzes and query == self.talk and rng.random() < o.ask:
             most = (rng.random(o.seconds) < o.ask_often).astype(int)
             most[-1] = rng.integers(1, 4)
-            known = self._known(script, scene, lines, first, forgets)
+            known = self._known(script, scene, said, first, forgets)
             wrong = {i for i in range(first) if said[i] != lines[i]}
             fits = partial(StreamOptions().askable, script)
 
@@ -127,7 +127,7 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
                 return tuple((words(q) if recalling else q.question, q.answer) for q in _pick(possible, number, rng))
 
             def words(quiz: Quiz) -> str:
-                told = [(base + i - first, lines[i]) for i in quiz.recalled]
+                told = [(base + i - first, said[i]) for i in quiz.recalled]
                 return put_before(quiz.question, told, fits)[0]
 
             spoken = [replace(s, asked=ask(first + i, int(most[i]))) for i, s in enumerate(spoken)]
