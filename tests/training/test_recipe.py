@@ -170,31 +170,45 @@ def test_slips_end_where_another_side_or_something_else_is_told():
     assert slipped([], slips) == []
 
 
-def test_before_some_windows_one_side_was_taken_for_the_other():
-    """Their previous text is wrong, what is to be said in them is not, and nobody asks for what was told wrong."""
+def test_until_some_second_one_side_was_taken_for_the_other():
+    """What was said wrong stands there and is not learned, what is to be said is true; nobody asks for the former."""
     script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
     [scene] = scenes_of(1, 12, HIDDEN)
     quizzes = [[Quiz("last", f"q{at}?", f"a{at}.", at) for at in range(i + 1)] for i in range(12)]
     slips = [None, None, None, *(Slip("left", f" slip {i}.") for i in range(3, 12))]
-    scene = replace(scene, slips=slips, quizzes=quizzes)
-    for share, found in ((0.0, {False}), (0.5, {False, True}), (1.0, {True})):
+    lines = [*scene.lines[QUERIES[0]]]
+    lines[7], slips[7] = "", None  # silence is right, and learned, whatever was said before it
+    scene = replace(scene, slips=slips, quizzes=quizzes, lines={**scene.lines, QUERIES[0]: lines})
+    for share, ends in ((0.0, {3}), (0.5, {3, 6, 7, 9}), (1.0, {6, 7, 9})):
         o = WindowOptions(seconds=4, overlap=2, text_window=4000, forget=0.0, ask=1.0, ask_often=1.0, slip=share)
         windows = windows_of([scene], script, (1.0, 0.0), o)
         windows.talk = QUERIES[0]
-        slipped_before, asked = set(), set()
-        for seed in range(40):
+        found, asked = set(), set()
+        for seed in range(60):
             sample, _ = windows._window(0, 6, np.random.default_rng(seed))
-            text = script.decode(sample.ids.tolist())
+            text, learned = script.decode(sample.ids.tolist()), script.decode(sample.ids[sample.learn].tolist())
             past, now = text[: text.index("Time=")], text[text.index("Time=") :]
-            slipped_before.add("slip" in past)
-            assert [n for n in range(6) if f" slip {n}." in past] == ([3, 4, 5] if "slip" in past else [])
-            assert [n for n in range(6) if f"{QUERIES[0]} {n}." in past] == list(range(3 if "slip" in past else 6))
-            assert "slip" not in now
-            assert [n for n in range(12) if f"{QUERIES[0]} {n}." in now] == [6, 7, 8, 9]
-            asked |= {("slip" in past, int(n)) for n in re.findall(r"q(\d+)\?", now)}
-        assert found == slipped_before
-        assert {n for wrong, n in asked if wrong} <= {0, 1, 2, 6, 7, 8, 9}
+            wrong = [n for n in range(12) if f" slip {n}." in text]
+            end = max(wrong, default=2) + 1
+            assert [n for n in range(3, end) if n != 7] == wrong
+            found.add(end)
+            assert [n for n in wrong if n < 6] == [n for n in range(12) if f" slip {n}." in past]
+            assert [n for n in wrong if n >= 6] == [n for n in range(12) if f" slip {n}." in now]
+            true = [n for n in range(6, 10) if n not in wrong]
+            said = [n for n in true if n != 7]
+            assert said == [n for n in range(12) if f"{QUERIES[0]} {n}." in now]
+            assert said == [n for n in range(12) if f"{QUERIES[0]} {n}." in learned]
+            assert "slip" not in learned
+            here = [int(n) for n in re.findall(r"q(\d+)\?", now)]
+            assert not {*here} & {*wrong}
+            assert [f"a{n}." for n in here] == re.findall(r"a\d+\.", learned)
+            # Of each such second, silence too, the words, the silence mark and the end of the turn; and the answers.
+            tokens = [*(script.said(lines[n]) for n in true), *((*script.encode(f"a{n}."), script.end_id) for n in here)]
+            assert sum(map(len, tokens)) == sample.learn.sum()
+            asked |= {(bool(wrong), n) for n in here}
+        assert found == ends
         assert share == 1.0 or {3, 4, 5} < {n for wrong, n in asked if not wrong}
+        assert share == 0.0 or {6, 8, 9} < {n for wrong, n in asked if wrong}
 
 
 def test_what_is_held_is_what_was_said_wrong_or_not():

@@ -27,6 +27,7 @@ class Spoken:
     vision: VisionBlock  # only its places are used here
     text: str
     asked: tuple[tuple[str, str], ...] = ()  # (question, answer), as `Stream.ask(remember=True)` leaves them
+    shown: bool = False  # its text stands there as what was said, and is not learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,14 @@ def write_sample(script: Script, seconds: Sequence[Spoken], previous: tuple[int,
     size += sum(64 + 4 * len(q) + 4 * len(a) for s in seconds for q, a in s.asked)
     table = Table(size)
     table.append(opening, turn=-1, time=0.0)
+    shown = np.zeros(size, bool)
     for turn, second in enumerate(seconds):
         if turn:
             table.append([script.close()], turn=turn - 1, time=seconds[turn - 1].end)
         pieces = script.turn(second.start, second.end, second.vision.tokens, first=turn == 0)
         table.append(pieces, turn=turn, time=second.end, vision=second.vision)
         said = script.said(second.text)
+        shown[table.m : table.m + len(said)] = second.shown
         table.append([Piece(Kind.SAID, said[:-1]), Piece(Kind.CLOSE, said[-1:])], turn=turn, time=second.end)
         for question, answer in second.asked:
             table.append([script.close(), *script.question(question)], turn=turn, time=second.end)
@@ -73,4 +76,5 @@ def write_sample(script: Script, seconds: Sequence[Spoken], previous: tuple[int,
             )
     rows = table.rows()
     learn = (rows.kinds == Kind.SAID) | ((rows.kinds == Kind.CLOSE) & (rows.ids == script.end_id))
+    learn &= ~shown[: len(rows)]
     return Sample(rows.ids.copy(), layout(rows.adv, rows.loc).T.copy(), learn, rows.kinds.copy())

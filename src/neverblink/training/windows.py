@@ -38,8 +38,8 @@ class WindowOptions:
     ask: float = 0.75  # share of windows with questions, where the scenes have any
     ask_often: float = 0.6  # share of the seconds of such a window after which there is one; after its last up to three
     recall: float = 0.5  # share of the seconds with questions at which the journal is asked too, where it knows of them
-    # Share of windows, of scenes with slips, before which one side was taken for the other, so that who has the ball is
-    # to be seen: in words that are never wrong it can be copied from the last ones.
+    # Share of windows, of scenes with slips, in which one side was taken for the other until some second of them, so that
+    # who has the ball is to be seen: in words that are never wrong it can be copied from the last ones.
     slip: float = 0.5
     forget: float = 0.35  # share of windows that start without previous text, so that scores have to be read
     latest_start: float = 40_000.0  # seconds; streams start anywhere, so that no clock time is new
@@ -107,16 +107,19 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         script, lines = self.script_for(query), scene.lines[query]
         base = first + (float(rng.integers(int(o.latest_start))) if rng.random() < 0.8 else 0.0)
         vision = self.vision[scene.fps, scene.grid]
-        spoken = [Spoken(base + i, base + i + 1, vision, lines[first + i]) for i in range(o.seconds)]
         forgets = (scene.forgets or query != self.talk) and rng.random() < o.forget
         slips = scene.slips if query == self.talk and not forgets and rng.random() < o.slip else ()
-        said = slipped(lines[:first], slips) + lines[first:]
+        until = first + int(rng.integers(o.seconds)) if slips else first
+        said = slipped(lines[:until], slips) + lines[until:]
+        wrong = {i for i in range(until) if said[i] != lines[i]}
+        spoken = [
+            Spoken(base + i, base + i + 1, vision, said[first + i], shown=first + i in wrong) for i in range(o.seconds)
+        ]
         past = () if forgets else previous_ids(script, said[:first], o.sink_tokens, o.text_window)
         if scene.quizzes and query == self.talk and rng.random() < o.ask:
             most = (rng.random(o.seconds) < o.ask_often).astype(int)
             most[-1] = rng.integers(1, 4)
             known = self._known(script, scene, said, first, forgets)
-            wrong = {i for i in range(first) if said[i] != lines[i]}
             fits = partial(StreamOptions().askable, script)
 
             def ask(now: int, number: int) -> tuple[tuple[str, str], ...]:
