@@ -59,18 +59,21 @@ def test_words_say_the_events_of_their_second(folder: Path):
 
 
 @pytest.mark.parametrize(
-    ("claims", "text"),
+    ("claims", "text", "change", "remark"),
     [
-        ([Claim("hold", "blue"), Claim("tally", "", (2, 1))], " Yellow have it. Still 2 to 1."),
-        ([Claim("turnover", "yellow"), Claim("attack", "yellow")], " Blue win the ball. Blue attack."),
-        ([Claim("turnover", "yellow"), Claim("turnover", "blue")], None),
-        ([Claim("turnover", "yellow"), Claim("shot", "yellow")], None),
-        ([Claim("kick_off", "blue")], None),
-        ([Claim("tally", "", (2, 1))], None),
-        ([], None),
+        ([Claim("hold", "blue"), Claim("tally", "", (2, 1))], " Yellow have it. Still 2 to 1.", False, True),
+        ([Claim("turnover", "yellow"), Claim("attack", "yellow")], " Blue win the ball. Blue attack.", True, False),
+        ([Claim("attack", "blue")], " Yellow attack.", False, False),
+        ([Claim("turnover", "yellow"), Claim("turnover", "blue")], None, None, None),
+        ([Claim("turnover", "yellow"), Claim("shot", "yellow")], None, None, None),
+        ([Claim("kick_off", "blue")], None, None, None),
+        ([Claim("tally", "", (2, 1))], None, None, None),
+        ([], None, None, None),
     ],
 )
-def test_a_slip_tells_the_same_of_the_other_side(claims: list[Claim], text: str | None):
+def test_a_slip_tells_the_same_of_the_other_side(
+    claims: list[Claim], text: str | None, change: bool | None, remark: bool | None
+):
     """Who wins the ball, attacks or has it is easily mistaken; a restart, a shot or a goal is not."""
     slip = slip_of(claims, random.Random(1), FOOTBALL)
     if text is None:
@@ -78,7 +81,7 @@ def test_a_slip_tells_the_same_of_the_other_side(claims: list[Claim], text: str 
     else:
         assert slip is not None
         assert parse(slip.text, FOOTBALL) == parse(text, FOOTBALL)
-        assert claims[0].side == slip.side
+        assert (claims[0].side, change, remark) == (slip.side, slip.change, slip.remark)
 
 
 def test_goals_and_beginnings_are_told_with_the_minute_of_their_picture(folder: Path):

@@ -29,7 +29,7 @@ from neverblink.training.loop import LoopOptions, optimizers_of, train
 from neverblink.training.recipes import SmallVLM, build, save
 from neverblink.training.scenes import Encode, Encoded, Footage, Quiz, Scene, collect, read
 from neverblink.training.tokenizer import train_tokenizer
-from neverblink.training.windows import ROUND, TURN, WindowOptions, Windows, _pick, by_length, collate, slipped
+from neverblink.training.windows import ROUND, TURN, WindowOptions, Windows, _pick, belated, by_length, collate, slipped
 from neverblink.types import Kind
 from neverblink.vision.pixels import PixelOptions, fit, normalise
 from tests.checkpoints import toy_checkpoint
@@ -170,6 +170,50 @@ def test_slips_end_where_another_side_or_something_else_is_told():
     assert slipped([], slips) == []
 
 
+def test_changes_of_sides_that_are_told_late():
+    change, other, remark = Slip("left", "x", change=True), Slip("left", "x"), Slip("left", "x", remark=True)
+    lines = ["a", "", "", "b", "", "", "", "c", "d", ""]
+    slips = [change, None, None, other, None, None, None, remark, remark, None]
+    assert (lines, set()) == belated(lines, slips, [0] * 10)
+    assert (["", "", "a", *lines[3:]], {0, 1}) == belated(lines, slips, [2, *[0] * 9])
+    assert (lines, set()) == belated(lines, slips, [3, *[0] * 9])  # something else is told then
+    assert (lines, set()) == belated(lines, slips, [0, 0, 0, 1, *[0] * 6])
+    slips[3] = change  # the remark behind it is due later then, so it is not learned
+    told, unlearned = belated(lines, slips, [1, 0, 0, 3, *[0] * 6])
+    assert ["", "a", "", "", "", "", "b", "c", "d", ""] == told
+    assert {0, 3, 4, 5, 7} == unlearned
+    assert lines == ["a", "", "", "b", "", "", "", "c", "d", ""]
+    assert (["", "a"], {0}) == belated(["a", ""], [change, None], [1, 0])
+    assert (["a", ""], set()) == belated(["a", ""], [change, None], [2, 0])
+
+
+def test_windows_tell_some_changes_late():
+    script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
+    [scene] = scenes_of(1, 12, HIDDEN)
+    lines = [text if i in (2, 6, 11) else "" for i, text in enumerate(scene.lines[QUERIES[0]])]
+    slips = [Slip("left", "", change=i == 6) if i in (2, 6, 11) else None for i in range(12)]
+    quizzes = [[Quiz("last", "q?", "a.", 6, (6, 2))] if i > 5 else [] for i in range(12)]
+    scene = replace(scene, lines={**scene.lines, QUERIES[0]: lines}, slips=slips, quizzes=quizzes)
+    for late, by in ((0.0, {0}), (0.5, {0, 1, 2, 3}), (1.0, {1, 2, 3})):
+        o = WindowOptions(4, 2, forget=0.0, slip=0.0, late=late, ask=1.0, ask_often=1.0, recall=1.0)
+        windows = windows_of([scene], script, (1.0, 0.0), o)
+        windows.talk = QUERIES[0]
+        found = set()
+        for seed in range(40):
+            sample, _ = windows._window(0, 6, np.random.default_rng(seed))
+            text, learned = script.decode(sample.ids.tolist()), script.decode(sample.ids[sample.learn].tolist())
+            seconds = text.split("Time=")[1:]
+            [told] = [i for i, second in enumerate(seconds) if f"assistant\n {QUERIES[0]} 6. ..." in second]
+            found.add(told)
+            # What was silent in its place is not learned, what is said late and the silence behind it is.
+            assert learned.replace("a.", "") == f" {QUERIES[0]} 6." + " ..." * (4 - told)
+            quoted = text.replace(f"assistant\n {QUERIES[0]}", "").count("Say it. 6")
+            assert (quoted > 0) == (told == 0)  # the journal has no line that was not told yet
+            assert text.count("Say it. 2") > 1
+            assert not re.search(r":\d\d *\n", text)
+        assert found == by
+
+
 def test_until_some_second_one_side_was_taken_for_the_other():
     """What was said wrong stands there and is not learned, what is to be said is true; nobody asks for the former."""
     script = Script(Model.from_pretrained(toy_checkpoint(), device="cpu").adapter.tokenizer, ScriptOptions())
@@ -177,7 +221,7 @@ def test_until_some_second_one_side_was_taken_for_the_other():
     quizzes = [[Quiz("last", f"q{at}?", f"a{at}.", at) for at in range(i + 1)] for i in range(12)]
     slips = [None, None, None, *(Slip("left", f" slip {i}.") for i in range(3, 12))]
     lines = [*scene.lines[QUERIES[0]]]
-    lines[7], slips[7] = "", None  # silence is right, and learned, whatever was said before it
+    lines[7], slips[7] = "", None  # to leave it at what is wrong is not learned either
     scene = replace(scene, slips=slips, quizzes=quizzes, lines={**scene.lines, QUERIES[0]: lines})
     for share, ends in ((0.0, {3}), (0.5, {3, 6, 7, 9}), (1.0, {6, 7, 9})):
         o = WindowOptions(seconds=4, overlap=2, text_window=4000, forget=0.0, ask=1.0, ask_often=1.0, slip=share)
@@ -194,7 +238,7 @@ def test_until_some_second_one_side_was_taken_for_the_other():
             found.add(end)
             assert [n for n in wrong if n < 6] == [n for n in range(12) if f" slip {n}." in past]
             assert [n for n in wrong if n >= 6] == [n for n in range(12) if f" slip {n}." in now]
-            true = [n for n in range(6, 10) if n not in wrong]
+            true = [n for n in range(6, 10) if n not in wrong and (n != 7 or 6 not in wrong)]
             said = [n for n in true if n != 7]
             assert said == [n for n in range(12) if f"{QUERIES[0]} {n}." in now]
             assert said == [n for n in range(12) if f"{QUERIES[0]} {n}." in learned]
@@ -202,8 +246,11 @@ def test_until_some_second_one_side_was_taken_for_the_other():
             here = [int(n) for n in re.findall(r"q(\d+)\?", now)]
             assert not {*here} & {*wrong}
             assert [f"a{n}." for n in here] == re.findall(r"a\d+\.", learned)
-            # Of each such second, silence too, the words, the silence mark and the end of the turn; and the answers.
-            tokens = [*(script.said(lines[n]) for n in true), *((*script.encode(f"a{n}."), script.end_id) for n in here)]
+            # Of each other second, silence too, the words, the silence mark and the end of the turn; and the answers.
+            tokens = [
+                *(script.said(lines[n]) for n in true),
+                *((*script.encode(f"a{n}."), script.end_id) for n in here),
+            ]
             assert sum(map(len, tokens)) == sample.learn.sum()
             asked |= {(bool(wrong), n) for n in here}
         assert found == ends

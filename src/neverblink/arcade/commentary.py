@@ -80,17 +80,20 @@ class Slip(NamedTuple):
 
     side: Side  # of whom it tells in truth
     text: str
+    change: bool = False  # it tells that another side has the ball now
+    remark: bool = False  # it tells nothing new
 
 
 def slip_of(claims: Sequence[Claim], rng: random.Random, sport: Sport) -> Slip | None:
     """The claims of a second told of the other side, where they are of one alone and nothing but what is easily
     mistaken: `Sport.slips`, and remarks, which repeat it."""
-    told = {claim.side for claim in claims if claim.side}
-    if len(told) != 1 or not {claim.kind for claim in claims} <= sport.slips | sport.remarks:
+    told, kinds = {claim.side for claim in claims if claim.side}, {claim.kind for claim in claims}
+    if len(told) != 1 or not kinds <= sport.slips | sport.remarks:
         return None
     [side] = told
     other = sport.sides[1 - sport.sides.index(side)]
-    return Slip(side, write([claim._replace(side=claim.side and other) for claim in claims], rng, sport))
+    text = write([claim._replace(side=claim.side and other) for claim in claims], rng, sport)
+    return Slip(side, text, bool(kinds & sport.changes), kinds <= sport.remarks)
 
 
 def parse(text: str, sport: Sport) -> list[Claim]:

@@ -78,6 +78,7 @@ class Sport:
         states: kinds whose statement of the score is judged.
         holds: kinds after which their side has the ball, until another of them is told.
         slips: kinds of which one side is easily taken for the other.
+        changes: those of them that tell that another side has the ball now: who misses one says so a little later.
         remarks: kinds that tell how things are, not what happened: only a score that they tell is asked for.
         shows_score: pictures show the score large enough to be read.
         counted: kinds that may be asked for by number -> their names in the plural; None counts every kind with a side.
@@ -95,6 +96,7 @@ class Sport:
     states: frozenset[Kind] = frozenset({"point", "game_over"})
     holds: frozenset[Kind] = frozenset()
     slips: frozenset[Kind] = frozenset()
+    changes: frozenset[Kind] = frozenset()
     remarks: frozenset[Kind] = frozenset()
     shows_score: bool = True
     counted: Mapping[Kind, str] | None = None

@@ -144,6 +144,7 @@ FOOTBALL = Sport(
     states=frozenset({"goal", "new_match", "tally"}),
     holds=frozenset({"turnover", "attack", "hold", "kick_off", *RESTARTS.values()}),
     slips=frozenset({"turnover", "attack"}),
+    changes=frozenset({"turnover"}),
     remarks=frozenset({"hold", "tally"}),
     shows_score=False,
     counted=COUNTED,

@@ -22,6 +22,7 @@ from neverblink.types import Kind
 
 ROUND = 32  # lengths of batches, so that the memory of one serves another
 TURN = 5  # times a window is drawn in which what has to be remembered changes: few do, and all later ones rest on them
+LATEST = 3  # seconds by which a change of sides is told late
 FIRST_WORD = 4.0  # loss weight of what is said first, silence included
 # How much rather than others a question is drawn: no picture shows its answer.
 REMEMBERED = {"first": 3.0, "made": 3.0, "last_of": 3.0, "count": 3.0}
@@ -38,9 +39,12 @@ class WindowOptions:
     ask: float = 0.75  # share of windows with questions, where the scenes have any
     ask_often: float = 0.6  # share of the seconds of such a window after which there is one; after its last up to three
     recall: float = 0.5  # share of the seconds with questions at which the journal is asked too, where it knows of them
-    # Share of windows, of scenes with slips, in which one side was taken for the other until some second of them, so that
-    # who has the ball is to be seen: in words that are never wrong it can be copied from the last ones.
+    # Share of windows, of scenes with slips, in which one side was taken for the other until some second of them, so
+    # that who has the ball is to be seen: in words that are never wrong it can be copied from the last ones.
     slip: float = 0.5
+    # Share of the changes of sides inside of windows that are told up to LATEST seconds late, as by one who missed
+    # them: who always told them in time keeps what he missed until the next remark.
+    late: float = 0.35
     forget: float = 0.35  # share of windows that start without previous text, so that scores have to be read
     latest_start: float = 40_000.0  # seconds; streams start anywhere, so that no clock time is new
 
@@ -112,8 +116,15 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
         until = first + int(rng.integers(o.seconds)) if slips else first
         said = slipped(lines[:until], slips) + lines[until:]
         wrong = {i for i in range(until) if said[i] != lines[i]}
+        end, shown = first + o.seconds, set[int]()
+        if scene.slips and query == self.talk:
+            waits = np.where(rng.random(end - until) < o.late, rng.integers(1, LATEST + 1, end - until), 0)
+            said[until:end], unlearned = belated(said[until:end], scene.slips[until:end], waits.tolist())
+            shown |= {until + i for i in unlearned}
+        if wrong:  # nor is the silence learned that leaves it at that
+            shown |= {*range(min(wrong), next((i for i in range(until, end) if said[i]), end))}
         spoken = [
-            Spoken(base + i, base + i + 1, vision, said[first + i], shown=first + i in wrong) for i in range(o.seconds)
+            Spoken(base + i, base + i + 1, vision, said[first + i], shown=first + i in shown) for i in range(o.seconds)
         ]
         past = () if forgets else previous_ids(script, said[:first], o.sink_tokens, o.text_window)
         if scene.quizzes and query == self.talk and rng.random() < o.ask:
@@ -130,7 +141,7 @@ class Windows(IterableDataset[tuple[Sample, torch.Tensor]]):
                 return tuple((words(q) if recalling else q.question, q.answer) for q in _pick(possible, number, rng))
 
             def words(quiz: Quiz) -> str:
-                told = [(base + i - first, said[i]) for i in quiz.recalled]
+                told = [(base + i - first, said[i]) for i in quiz.recalled if said[i]]  # what is told late is not yet
                 return put_before(quiz.question, told, fits)[0]
 
             spoken = [replace(s, asked=ask(first + i, int(most[i]))) for i, s in enumerate(spoken)]
@@ -159,6 +170,28 @@ def slipped(lines: list[str], slips: Sequence[Slip | None]) -> list[str]:
                 break
             found[i], side = slip.text, slip.side
     return found
+
+
+def belated(lines: Sequence[str], slips: Sequence[Slip | None], waits: Sequence[int]) -> tuple[list[str], set[int]]:
+    """Lines of which those that tell of a change of sides come later, if only silence is in between.
+
+    Args:
+        waits: for each line by how many seconds.
+
+    Returns:
+        the lines, and which of them are not to be learned: the silence that is in their place and behind it, and the
+        remark after them, which counts its seconds from where they were.
+    """
+    found, shown = list(lines), set()
+    for i, (slip, wait) in enumerate(zip(slips, waits, strict=True)):
+        at = i + wait
+        if slip is None or not slip.change or not wait or at >= len(lines) or any(lines[i + 1 : at + 1]):
+            continue
+        found[i], found[at] = "", lines[i]
+        behind = next((j for j in range(at + 1, len(lines)) if lines[j]), i)
+        remark = slips[behind]
+        shown |= {*range(i, at), *([behind] if remark and remark.remark else [])}
+    return found, shown
 
 
 def _pick(known: Sequence[Quiz], most: int, rng: np.random.Generator) -> Sequence[Quiz]:
