@@ -5,6 +5,7 @@ keeps it short (NEVERBLINK_SECONDS, NEVERBLINK_REALTIME and NEVERBLINK_DEMO_SECO
 are not run.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -20,6 +22,7 @@ import pytest
 from neverblink.cli.options import WatchOptions
 
 ROOT = Path(__file__).parents[1]
+COMPARED = ROOT / "results" / "compare"
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
 
@@ -69,3 +72,27 @@ def test_option_table_is_the_real_one() -> None:
         shown = "" if default in (None, ()) else f"{default:g}" if isinstance(default, float) else str(default)
         real[field.name.replace("_", "-")] = shown
     assert documented == real
+
+
+def compared() -> str:
+    """The table of ways to remember, out of the committed runs."""
+    runs = {
+        sport: {run["way"]: run for run in map(json.loads, (COMPARED / f"{sport}.jsonl").read_text().splitlines())}
+        for sport in ("pong", "football")
+    }
+
+    def cells(run: dict[str, Any]) -> list[str]:
+        ended = (run["ended"] or "").partition(":")[0]
+        return [*(f"{run[name]:.2f}" for name in ("event_f1", "score_accuracy", "qa_accuracy")), ended]
+
+    lines = []
+    for way, football in runs["football"].items():
+        *first, _ = cells(runs["pong"][way]) if way in runs["pong"] else ["", "", "", ""]
+        *second, ended = cells(football)
+        cost = [f"{1000 * football['seconds_per_chunk_p50']:.0f}", f"{football['kv_tokens_max']:,}"]
+        lines.append(" | ".join([f"| {way}{f' ({ended})' if ended else ''}", *first, *second, *cost]) + " |")
+    return "\n".join(lines)
+
+
+def test_the_ways_to_remember_are_those_that_were_measured() -> None:
+    assert compared() in README
