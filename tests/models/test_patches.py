@@ -49,15 +49,21 @@ def in_float64(seen: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> 
     return ((b / 255 - mean) / std).flatten(1) @ weight.double().T + bias.double()
 
 
-def test_bytes_are_nearer_to_the_truth_than_floats() -> None:
+def test_bytes_lose_no_more_than_the_rounding_of_their_weights() -> None:
+    """Half a step of 24 bits of each weight, and the last rounding to float32; floats lose about as much, on one CPU less
+    and on another more."""
     weight, bias = weights()
     seen = pictures()
     truth = in_float64(seen, weight, bias)
-    floats = torch.nn.functional.linear(normalise(seen, PIXELS), weight, bias)
+    std, mean = (torch.tensor(x, dtype=torch.float64)[:, None] * 255 for x in (PIXELS.std, PIXELS.mean))
+    step = (weight.double().view(len(weight), 3, -1) / std).abs().amax((1, 2)) / (127 * 256**2)
+    far = (seen.double().view(len(seen), 3, -1) - mean).abs().sum((1, 2))
+    lost = (BytePatches(weight, bias, PIXELS)(seen) - truth).abs()
+    assert bool((lost <= step * far[:, None] / 2 + truth.abs() * 2**-24 + 1e-12).all())
+    floats = (torch.nn.functional.linear(normalise(seen, PIXELS), weight, bias) - truth).abs()
     size = weight.abs().amax(1) * WIDTH**0.5 + bias.abs()
-    ours, theirs = ((x - truth).abs() / size for x in (BytePatches(weight, bias, PIXELS)(seen), floats))
-    assert float(ours.max()) < 1.5e-6
-    assert float(ours.mean()) <= float(theirs.mean())
+    assert float((lost / size).mean()) < 1e-7
+    assert float((floats / size).mean()) < 1e-6  # the oracle itself
 
 
 def test_a_patch_does_not_see_who_else_is_there() -> None:

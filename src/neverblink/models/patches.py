@@ -3,7 +3,8 @@
 A byte picture needs no float copy. (b / 255 - mean) / std is linear, so it goes into the weights, and these are written
 as whole numbers of 24 bits in three digits of a byte: y = scale * (65,536 A + 256 B + C) + shift, where A, B and C are
 products of bytes that a CPU with VNNI sums exactly. What is lost is the rounding of a weight to 2^-24 of its row's
-largest, less than float32 loses in its sums, and a row's result does not depend on how many rows there are.
+largest, about what float32 loses in its sums (of two CPUs the one loses less, the other more), and a row's result does
+not depend on how many rows there are.
 """
 
 from __future__ import annotations
