@@ -50,8 +50,8 @@ def in_float64(seen: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> 
 
 
 def test_bytes_lose_no_more_than_the_rounding_of_their_weights() -> None:
-    """Half a step of 24 bits of each weight, and the last rounding to float32; floats lose about as much, on one CPU less
-    and on another more."""
+    """Half a step of 24 bits of each weight, and the last rounding to float32; floats lose about as much, on one CPU
+    less and on another more."""
     weight, bias = weights()
     seen = pictures()
     truth = in_float64(seen, weight, bias)
